@@ -1,0 +1,47 @@
+# Two commands start everything: `make demo` and `make test`. A second call does not reinstall.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt
+
+.PHONY: help demo test test-all lint bench ui clean
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/uv
+	@echo "installing the packages into .venv (about 6 GB, 1-4 minutes)"
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/.installed-test: .venv/.installed
+	@echo "installing the test tools into .venv"
+	$(INSTALL) -e '.[test]'
+	@touch $@
+
+demo: .venv/.installed  ## Install, run the digits recipe, print its metrics
+	$(BIN)/python pipelines/run.py --pipeline digits
+
+test: .venv/.installed-test lint  ## Lint and run the suite that CI runs
+	$(BIN)/python -m pytest -m "not faults and not gpu"
+
+test-all: .venv/.installed-test lint  ## The suite with the fault tests
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-test  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/.installed  ## Run the benchmarks
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+ui: .venv/.installed  ## MLflow UI of runs/ on 127.0.0.1:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
+	  --backend-store-uri sqlite:///$(abspath runs/mlflow.db)
+
+clean:  ## Remove the virtual environment (runs/ stays)
+	rm -rf .venv build *.egg-info

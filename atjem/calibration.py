@@ -1,0 +1,10 @@
+"""Does confidence mean what it says? Apart from `atjem.scores`, since torchmetrics takes seconds to import."""
+
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+
+def expected_calibration_error(logits: Tensor, y: Tensor, num_bins: int = 15) -> Tensor:
+    """ECE with equal-width confidence bins (Guo et al. 2017, eq. 3). Returns a scalar tensor."""
+    num_classes = logits.shape[1]
+    return multiclass_calibration_error(logits.softmax(1), y, num_classes, n_bins=num_bins, norm="l1")

@@ -1,0 +1,65 @@
+"""A model on disk: `model.json` (how to build it) beside `model.safetensors` (its weights)."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from atjem.checkpoint_files import SPEC_FILE, WEIGHTS_FILE, missing_files
+from atjem.models.registry import JointEnergyModel, ModelSpec, build_model
+
+
+class CheckpointError(ValueError):
+    """What was given is not a model that this package can load; the text says why."""
+
+
+def save_model(model: JointEnergyModel, folder: Path) -> None:
+    """Writes the model's two files into an existing folder."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_FILE)
+    (folder / SPEC_FILE).write_text(json.dumps(asdict(model.spec), indent=2) + "\n")
+
+
+def read_spec(path: str | Path) -> ModelSpec:
+    """How the model in a folder is built. Raises CheckpointError when it is not one."""
+    folder = Path(path)
+    if missing := missing_files(folder):
+        raise CheckpointError(f"{path} is not a model folder: it has no {' and no '.join(missing)}")
+    try:
+        fields = json.loads((folder / SPEC_FILE).read_text())
+        return ModelSpec(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder / SPEC_FILE} does not describe a model: {error}") from error
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Strictly loads a safetensors file. Raises CheckpointError naming the first keys that do not fit."""
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not a safetensors file: {error}") from error
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{file} does not fit the network: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
+    for name, value in weights.items():
+        if value.shape != own[name].shape:
+            raise CheckpointError(
+                f"{file}: {name} has shape {tuple(value.shape)}, the network {tuple(own[name].shape)}"
+            )
+    model.load_state_dict(weights)
+
+
+def load(path: str | Path) -> JointEnergyModel:
+    """The model in an artifact or checkpoint folder, in eval mode on the CPU.
+
+    Raises CheckpointError when the folder is not a model, or its weights do not fit.
+    """
+    model = build_model(read_spec(path))
+    load_weights(model, Path(path) / WEIGHTS_FILE)
+    return model.eval()

@@ -1,0 +1,157 @@
+"""Fidelity of samples: images -> features -> statistics -> metric, by torch-fidelity.
+
+One pass of the extractor serves every metric. Two extractors exist: torch-fidelity's 2015 Inception, whose
+values may bear the standard names (FID, IS, KID, precision, recall), and a classifier of one's own, whose
+values may not.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+from torch_fidelity.utils import create_feature_extractor
+
+from atjem.checkpoint import load
+
+CLASSIFIER = "atjem-classifier"
+INCEPTION = "inception-v3-compat"
+_LAYERS = {CLASSIFIER: ("features", "logits"), INCEPTION: ("2048", "logits_unbiased")}
+_KID_SUBSETS, _KID_SUBSET_SIZE, _PRC_NEIGHBOURS, _ISC_SPLITS = 100, 1000, 3, 10
+
+
+class ClassifierFeatures(FeatureExtractorBase):  # type: ignore[misc]
+    """A trained classifier of ours as a torch-fidelity extractor: pooled features and logits.
+
+    Images are taken as they are, (B, C, H, W) uint8 at the classifier's own size: no resize.
+    """
+
+    def __init__(self, name: str, features_list: list[str], *, weights_path: str, **_: object) -> None:
+        super().__init__(name, features_list)
+        self.classifier = load(weights_path)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return _LAYERS[CLASSIFIER]
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits" if metric == "isc" else "features"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> None:
+        return None
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.classifier.features(images.float() / 255)
+        by_name = {"features": features, "logits": self.classifier.backbone.fc(features)}
+        return tuple(by_name[name] for name in self.features_list)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of N images: pooled features (N, D) and class logits (N, K), float64 on the CPU."""
+
+    pooled: Tensor
+    logits: Tensor
+
+    @staticmethod
+    def cat(parts: list["Features"]) -> "Features":
+        return Features(torch.cat([p.pooled for p in parts]), torch.cat([p.logits for p in parts]))
+
+
+def make_extractor(name: str, weights_path: str | None, device: torch.device) -> FeatureExtractorBase:
+    """The extractor of that name on a device. `weights_path`: a model folder, or Inception's .pth file.
+
+    With Inception and no path, torch-fidelity downloads its own weights; without a network that raises.
+    """
+    if CLASSIFIER not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(CLASSIFIER, ClassifierFeatures)
+    option = {"weights_path" if name == CLASSIFIER else "feature_extractor_weights_path": weights_path}
+    extractor = create_feature_extractor(name, list(_LAYERS[name]), cuda=False, verbose=False, **option)
+    return extractor.to(device)
+
+
+@torch.no_grad()
+def extract(extractor: FeatureExtractorBase, batches: Iterable[Tensor]) -> Features:
+    """Runs uint8 image batches (B, C, H, W) through the extractor once, on its own device."""
+    device = next(iter(extractor.state_dict().values())).device
+    parts = []
+    for images in batches:
+        assert images.dtype == torch.uint8, "fidelity is defined on 8-bit images"
+        pooled, logits = extractor(images.to(device))
+        parts.append(Features(pooled.double().cpu(), logits.double().cpu()))
+    return Features.cat(parts)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean (D,) and covariance (D, D) of pooled features, float64: all that the Fréchet distance needs."""
+
+    mu: np.ndarray[Any, np.dtype[np.float64]]
+    sigma: np.ndarray[Any, np.dtype[np.float64]]
+
+    @staticmethod
+    def of(features: Features) -> "Statistics":
+        return Statistics(**fid_features_to_statistics(features.pooled))
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """Fréchet distance of two Gaussians (Heusel et al. 2017, eq. 6)."""
+    return float(fid_statistics_to_metric(vars(a), vars(b), verbose=False)["frechet_inception_distance"])
+
+
+def fidelity_metrics(samples: Features, reference: Features) -> dict[str, float]:
+    """Every fidelity metric of samples against reference images, under the contract's neutral names.
+
+    Raises ValueError when there are too few images for a kernel distance or for neighbourhoods.
+    """
+    fewest = min(len(samples.pooled), len(reference.pooled))
+    if fewest < 10:
+        raise ValueError(f"fidelity needs at least 10 images on each side, not {fewest}")
+    kid = kid_features_to_metric(
+        samples.pooled,
+        reference.pooled,
+        kid_subsets=_KID_SUBSETS,
+        kid_subset_size=min(_KID_SUBSET_SIZE, fewest),
+        verbose=False,
+    )
+    prc = prc_features_to_metric(
+        samples.pooled, reference.pooled, prc_neighborhood=_PRC_NEIGHBOURS, verbose=False
+    )
+    score = isc_features_to_metric(samples.logits, splits=_ISC_SPLITS)
+    return {
+        "frechet_distance": frechet_distance(Statistics.of(samples), Statistics.of(reference)),
+        "kernel_distance": kid["kernel_inception_distance_mean"],
+        "feature_precision": prc["precision"],
+        "feature_recall": prc["recall"],
+        "class_score": score["inception_score_mean"],
+        "class_score_std": score["inception_score_std"],
+    }
+
+
+def standard_names(metrics: dict[str, float]) -> dict[str, float]:
+    """The same values under FID's, KID's, IS's names: only for torch-fidelity's 2015 Inception features.
+
+    Precision and recall keep their standard names too; they are those of Inception features, not of VGG16.
+    """
+    return {
+        "fid": metrics["frechet_distance"],
+        "kid_mean": metrics["kernel_distance"],
+        "precision": metrics["feature_precision"],
+        "recall": metrics["feature_recall"],
+        "is_mean": metrics["class_score"],
+        "is_std": metrics["class_score_std"],
+    }

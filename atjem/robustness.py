@@ -1,0 +1,58 @@
+"""Robust accuracy: AutoAttack (the reported number) and PGD (the training-time curve's)."""
+
+import logging
+
+import torch
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from atjem.attacks import pgd
+from atjem.balls import make_ball
+from atjem.objectives import cross_entropy
+from atjem.scores import accuracy
+
+_CHUNK = 100  # images attacked together; fixed, since AutoAttack's random numbers depend on the batch
+
+
+def autoattack_accuracy(
+    model: nn.Module, x: Tensor, y: Tensor, *, norm: str, eps: float, num_classes: int, seed: int
+) -> float:
+    """Accuracy under AutoAttack standard (Croce & Hein 2020): APGD-CE, APGD-T, FAB-T, Square.
+
+    x: (N, C, H, W) float32 in [0, 1]; y: (N,). With K < 10 classes the targeted attacks aim at all K - 1
+    others. The images that survive are judged again by the plain model, not by the attack's own books.
+    """
+    logging.getLogger("auto-attack").setLevel(logging.ERROR)
+    attack = AutoAttack(model, norm=norm, eps=eps, version="standard", device=x.device, seed=seed)
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
+    x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=_CHUNK)
+    _check_inside(x_adv, x, norm, eps)
+    with torch.no_grad():
+        return accuracy(model(x_adv), y).item()
+
+
+def pgd_accuracy(
+    model: nn.Module, x: Tensor, y: Tensor, *, norm: str, eps: float, num_steps: int, seed: int
+) -> float:
+    """Accuracy under PGD on the cross-entropy from a random start, with steps of 2.5 * eps / num_steps."""
+    ball = make_ball(norm, eps)
+    x_adv = pgd(
+        model,
+        x,
+        y,
+        objective=cross_entropy,
+        ball=ball,
+        step_size=2.5 * eps / num_steps,
+        num_steps=num_steps,
+        x_start=ball.sample(x, torch.Generator().manual_seed(seed)),
+    )
+    with torch.no_grad():
+        return accuracy(model(x_adv), y).item()
+
+
+def _check_inside(x_adv: Tensor, x: Tensor, norm: str, eps: float) -> None:
+    """A robust accuracy counts only if no adversarial image left the ball or the pixel range."""
+    delta = (x_adv - x).flatten(1)
+    size = delta.norm(dim=1).max() if norm == "L2" else delta.abs().max()
+    assert size <= eps * 1.001 + 1e-6, f"adversarial images left the {norm} ball: {size} > {eps}"
+    assert x_adv.min() >= 0 and x_adv.max() <= 1, "adversarial images left [0, 1]"

@@ -1,0 +1,182 @@
+"""Source to shards: what `python -m data.prepare SOURCE --out DIR --image-size N` and the stage both run."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from data.decode import UndecodableError, decode_pixels, encode_png, to_square
+from data.shards import Dataset, Encoded, write_manifest, write_split
+from data.sources import Item, Source, SourceError, open_source
+
+Progress = Callable[[int, int], None]
+_SHARD_IMAGES = 10_000
+
+
+class BadImagesError(ValueError):
+    """More images than allowed could not be decoded; the text lists the first of them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a source becomes shards. Fractions are of each class (or of all, without labels)."""
+
+    channels: int
+    image_size: int
+    seed: int
+    test_fraction: float
+    max_bad_fraction: float
+    split_names: tuple[str, str] = ("train", "test")
+    prefix: str = ""
+
+
+def prepare(source: Source, folder: Path, job: Job, progress: Progress = lambda done, total: None) -> Dataset:
+    """Decodes, resizes and writes every item of `source` into shards in an existing folder.
+
+    Images that cannot be decoded are left out, counted and named in the dataset's `rejected`; more than
+    `max_bad_fraction` of them raise BadImagesError. Same source and job, same bytes.
+    """
+    classes = source.classes
+    dataset = Dataset(job.channels, job.image_size, classes)
+    splits = _assign_splits(source.items, job)
+    moments = _Moments(job.channels)
+    rows, done = [], 0
+    for split in job.split_names:
+        members = [item for item, its_split in zip(source.items, splits, strict=True) if its_split == split]
+
+        def encoded(members: list[Item] = members, split: str = split) -> Iterator[Encoded]:
+            nonlocal done
+            for image in _encode(members, split, job, classes, dataset):
+                done += 1
+                progress(done + len(dataset.rejected), len(source.items))
+                if split == job.split_names[0]:
+                    moments.add(decode_pixels(image.payload))
+                yield image
+
+        rows += write_split(folder, split, encoded(), _SHARD_IMAGES)
+    _refuse_bad(dataset.rejected, len(source.items), job.max_bad_fraction)
+    dataset.counts = dict(Counter(row["split"] for row in rows))
+    dataset.class_counts = dict(sorted(Counter(row["class_name"] for row in rows).items()))
+    dataset.mean, dataset.std = moments.mean_std()
+    dataset.sha256 = write_manifest(folder, rows)
+    dataset.write(folder)
+    return dataset
+
+
+def _assign_splits(items: tuple[Item, ...], job: Job) -> list[str]:
+    """The item's own split, or a seeded one that takes `test_fraction` of each class (at least one image)."""
+    first, second = job.split_names
+    if any(item.split for item in items):
+        return [item.split or first for item in items]
+    splits = [first] * len(items)
+    by_class: dict[str | None, list[int]] = {}
+    for index, item in enumerate(items):
+        by_class.setdefault(item.label, []).append(index)
+    for number, label in enumerate(sorted(by_class, key=str)):
+        members = by_class[label]
+        rng = np.random.Generator(np.random.Philox(key=[job.seed, number]))
+        num_test = min(len(members) - 1, max(1, round(job.test_fraction * len(members))))
+        for index in rng.choice(members, size=max(0, num_test), replace=False):
+            splits[index] = second
+    return splits
+
+
+def _encode(
+    members: list[Item], split: str, job: Job, classes: list[str], dataset: Dataset
+) -> Iterator[Encoded]:
+    """Encoded images in a seeded order, so that a shard read in sequence does not go class by class."""
+    rng = np.random.Generator(np.random.Philox(key=[job.seed, 0]))
+    for number, index in enumerate(rng.permutation(len(members))):
+        item = members[index]
+        try:
+            with item.open() as image:
+                square = to_square(image, channels=job.channels, image_size=job.image_size)
+        except (OSError, UndecodableError) as error:
+            dataset.rejected.append({"source": item.name, "reason": str(error)})
+            continue
+        yield Encoded(
+            key=f"{split}-{number:08d}",
+            payload=encode_png(square),
+            label=-1 if item.label is None else classes.index(item.label),
+            class_name=item.label or "",
+            split=split,
+            width=square.width,
+            height=square.height,
+            source=item.name,
+        )
+
+
+def _refuse_bad(rejected: list[dict[str, str]], total: int, max_bad_fraction: float) -> None:
+    if len(rejected) > max_bad_fraction * total:
+        named = "; ".join(f"{bad['source']} ({bad['reason']})" for bad in rejected[:20])
+        more = f"; and {len(rejected) - 20} more" if len(rejected) > 20 else ""
+        raise BadImagesError(
+            f"{len(rejected)} of {total} images cannot be decoded, more than "
+            f"data.max_bad_fraction={max_bad_fraction:g} allows: {named}{more}"
+        )
+
+
+class _Moments:
+    """Mean and standard deviation of each channel in pixel units of [0, 1], one image at a time."""
+
+    def __init__(self, channels: int) -> None:
+        self.count, self.total, self.squares = 0, np.zeros(channels), np.zeros(channels)
+
+    def add(self, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+        values = pixels.reshape(len(pixels), -1).astype(np.float64) / 255
+        self.count += values.shape[1]
+        self.total += values.sum(axis=1)
+        self.squares += np.square(values).sum(axis=1)
+
+    def mean_std(self) -> tuple[list[float], list[float]]:
+        if not self.count:
+            return [], []
+        mean = self.total / self.count
+        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 1e-8))
+        return [round(m, 6) for m in mean.tolist()], [round(s, 6) for s in std.tolist()]
+
+
+def main(
+    source: Annotated[str, typer.Argument(help="a name (digits) or a folder of images")],
+    out: Annotated[Path, typer.Option(help="new or empty folder for shards, manifest and dataset.json")],
+    image_size: Annotated[
+        int, typer.Option(help="short side after resizing, then centre-cropped to a square")
+    ],
+    channels: Annotated[int, typer.Option(help="3 for RGB, 1 for grey")] = 3,
+    test_fraction: Annotated[
+        float, typer.Option(help="held out of each class, unless the folder says")
+    ] = 0.2,
+    max_bad_fraction: Annotated[float, typer.Option(help="undecodable images tolerated")] = 0.01,
+    seed: Annotated[int, typer.Option(help="of the split and of the order within shards")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the dataset's description as JSON")] = False,
+) -> None:
+    """Turn a collection of images into WebDataset shards with a Parquet manifest."""
+    try:
+        if channels not in (1, 3) or image_size < 1:
+            raise SourceError("--channels must be 1 or 3 and --image-size at least 1")
+        if out.exists() and any(out.iterdir()):
+            raise SourceError(f"--out {out} is not empty; give a new folder")
+        opened = open_source(source, ".")
+        out.mkdir(parents=True, exist_ok=True)
+        job = Job(channels, image_size, seed, test_fraction, max_bad_fraction)
+        dataset = prepare(opened, out, job)
+    except SourceError as error:
+        typer.echo(f"error: {source}: {error}", err=True)
+        raise typer.Exit(2) from error
+    except BadImagesError as error:
+        typer.echo(f"error: {source}: {error}", err=True)
+        raise typer.Exit(1) from error
+    summary = {"out": str(out), "counts": dataset.counts, "rejected": len(dataset.rejected)}
+    counts = ", ".join(f"{count} {split}" for split, count in dataset.counts.items())
+    typer.echo(
+        json.dumps(summary) if as_json else f"{out}: {counts} images, {len(dataset.rejected)} rejected"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

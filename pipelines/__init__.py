@@ -1,0 +1,1 @@
+"""Recipes, the stage graph, stages, store, tracking and Ray: what composes the method with the data."""

@@ -1,0 +1,25 @@
+"""`python -m pipelines run --pipeline digits`, the same as `python pipelines/run.py`; see --help."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli import run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Pipelines of joint energy models.")
+app.command("run")(run)
+
+
+@app.command("status")
+def status(
+    pipeline: Annotated[str, typer.Option(help="a recipe's name or a path to a .yaml file")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")] = None,
+    workdir: Annotated[str, typer.Option(metavar="DIR")] = "runs",
+    as_json: Annotated[bool, typer.Option("--json", help="end stdout with one JSON object")] = False,
+) -> None:
+    """What of a recipe is finished, and how to go on."""
+    run(pipeline=pipeline, set_=set_, status=True, workdir=workdir, as_json=as_json)
+
+
+if __name__ == "__main__":
+    app()

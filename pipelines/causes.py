@@ -1,0 +1,26 @@
+"""From an exception that crossed processes to the one line that a person needs."""
+
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+
+
+def cause(error: BaseException) -> str:
+    """The innermost exception's type and first line, without tracebacks."""
+    error = _innermost(error)
+    if isinstance(error, OutOfMemoryError):
+        return "out of memory: Ray ended the process; use a smaller batch or fewer workers"
+    if isinstance(error, WorkerCrashedError):
+        return "its process died unexpectedly (killed, or out of memory)"
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while True:
+        inner: BaseException | None = None
+        if isinstance(error, RayTaskError):
+            inner = error.cause
+        elif failures := getattr(error, "worker_failures", None):  # Ray Train's, by rank
+            inner = next(iter(failures.values()))
+        if inner is None or inner is error:
+            return error
+        error = inner

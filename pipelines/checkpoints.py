@@ -1,0 +1,59 @@
+"""Training checkpoints: `step_<n>` folders that appear whole, with checksums, the last two kept."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from pipelines.files import file_digest, read_json, write_json
+
+CHECKSUMS_FILE = "checksums.json"
+_KEPT = 2
+
+
+@contextmanager
+def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
+    """A folder to write a checkpoint into; it becomes `step_<n>` whole, with checksums, when the block ends.
+
+    The last two checkpoints are kept. `folder` is what `Store.checkpoints` names.
+    """
+    temporary = folder / f".step_{step}.{uuid4().hex[:8]}"
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        write_json(
+            temporary / CHECKSUMS_FILE, {file.name: file_digest(file) for file in sorted(temporary.iterdir())}
+        )
+        _sync(temporary)
+        final = folder / f"step_{step}"
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for _, old in checkpoint_steps(folder)[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def checkpoint_steps(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of each checkpoint, oldest first."""
+    found = [(path.name.removeprefix("step_"), path) for path in folder.glob("step_*")]
+    return sorted((int(step), path) for step, path in found if step.isdigit())
+
+
+def sound_checkpoint(folder: Path) -> tuple[int, Path] | None:
+    """The newest checkpoint whose files match their checksums; damaged ones are passed over."""
+    for step, path in reversed(checkpoint_steps(folder)):
+        checksums = read_json(path / CHECKSUMS_FILE) or {}
+        if checksums and all(
+            (path / name).is_file() and file_digest(path / name) == sha for name, sha in checksums.items()
+        ):
+            return step, path
+    return None
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

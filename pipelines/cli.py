@@ -1,0 +1,240 @@
+"""The main job's command line: recipe, plan, preflight, run, result."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.plan import Plan, make_plan
+from pipelines.preflight import (
+    check_place,
+    check_resources,
+    check_server,
+    check_settings,
+    local_resources,
+    needs_work,
+)
+from pipelines.problems import BadInput, Problem
+from pipelines.recipe import Recipe, load_recipe, shipped_recipes
+from pipelines.redact import redact
+from pipelines.status import show_status
+from pipelines.store import Store
+from pipelines.terminal import Terminal
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Options:
+    pipeline: str
+    overrides: tuple[str, ...]
+    start: str | None
+    until: str | None
+    force: tuple[str, ...]
+    ray_address: str | None
+    tracking_uri: str | None
+    workdir: str
+    as_json: bool
+
+
+def run(
+    pipeline: Annotated[
+        str, typer.Option(help=f"a recipe ({', '.join(shipped_recipes())}) or a path to a .yaml file")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="override one setting; may be repeated"),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="say what would run and why; start nothing")] = False,
+    status: Annotated[bool, typer.Option("--status", help="say what is finished and how to go on")] = False,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="start at this stage; earlier ones must be finished"),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")
+    ] = None,
+    force: Annotated[
+        list[str] | None,
+        typer.Option("--force", metavar="STAGE", help="run this stage again; may be repeated"),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="an existing Ray cluster; default: one on this machine")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(metavar="URI", help="MLflow tracking; default: WORKDIR/mlflow.db")
+    ] = None,
+    workdir: Annotated[
+        str, typer.Option(metavar="DIR", help="artifacts, checkpoints and the tracking store")
+    ] = "runs",
+    as_json: Annotated[bool, typer.Option("--json", help="end stdout with one JSON object")] = False,
+) -> None:
+    """Run a recipe: preprocess, train in two stages, sample, evaluate.
+
+    The same command again reuses every finished stage and goes on with the others from their last
+    checkpoints. Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 interrupted.
+    """
+    options = Options(
+        pipeline,
+        tuple(set_ or ()),
+        start,
+        until,
+        tuple(force or ()),
+        ray_address,
+        tracking_uri,
+        workdir,
+        as_json,
+    )
+    try:
+        raise typer.Exit(_main(options, plan_only=plan, status_only=status))
+    except BadInput as bad:
+        for problem in bad.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
+    if "://" in options.workdir:
+        problem = Problem("--workdir", options.workdir, "object stores are not supported yet; give a folder")
+        raise BadInput([problem])
+    workdir = Path(options.workdir).expanduser().resolve()
+    recipe, problems = load_recipe(options.pipeline, options.overrides)
+    if plan_only or status_only:
+        if problems:
+            raise BadInput(problems)
+        plan = _plan(recipe, Store(workdir), options)
+        show = _show_plan if plan_only else show_status
+        return show(recipe, plan, Store(workdir), Terminal(to_stderr=options.as_json), options.as_json)
+    problems += check_settings(recipe.settings) + check_place(workdir, recipe.settings)
+    if not options.ray_address:
+        problems += check_resources(recipe.settings, local_resources(recipe.settings), "this machine")
+    tracking_uri = options.tracking_uri or f"sqlite:///{workdir / 'mlflow.db'}"
+    problems += check_server(tracking_uri)
+    if problems:
+        raise BadInput(problems)
+    return _run(recipe, _plan(recipe, Store(workdir), options), Store(workdir), tracking_uri, options)
+
+
+def _plan(recipe: Recipe, store: Store, options: Options) -> Plan:
+    return make_plan(recipe.settings, store, start=options.start, until=options.until, force=options.force)
+
+
+def _show_plan(recipe: Recipe, plan: Plan, store: Store, terminal: Terminal, as_json: bool) -> int:
+    terminal.plan(plan)
+    if as_json:
+        stages = [
+            {
+                "name": name,
+                "status": step.action,
+                "reason": step.reason,
+                "fingerprint": step.fingerprint,
+                "run_id": None,
+                "seconds": None,
+                "artifact": None,
+            }
+            for name, step in plan.steps.items()
+            if not step.node.part
+        ]
+        _print_json(recipe.name, None, "planned", stages, {})
+    return DONE
+
+
+def _run(recipe: Recipe, plan: Plan, store: Store, tracking_uri: str, options: Options) -> int:
+    """Imports Ray and MLflow only now that there is something to run or to record."""
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.record import Recorder
+    from pipelines.runner import run_plan
+    from pipelines.tracking import Tracker
+
+    artifacts = None if options.tracking_uri else store.workdir / "mlartifacts"
+    try:
+        tracker = Tracker(tracking_uri, recipe.name, artifacts)
+        recorder = Recorder(tracker, recipe, plan, store.workdir)
+    except MlflowException as error:
+        given = redact(tracking_uri)
+        raise BadInput(
+            [Problem("--tracking-uri", given, f"MLflow says: {str(error).splitlines()[0]}")]
+        ) from error
+    with Terminal(to_stderr=options.as_json) as terminal:
+        terminal.say(f"{recipe.name}: run {recorder.run_id}, workdir {store.workdir}")
+        if needs_work(plan):
+            terminal.plan(plan)
+        cpus = int(local_resources(recipe.settings)["CPU"])
+        outcome = run_plan(plan, store, recorder, terminal, options.ray_address, cpus)
+    status, code = "done", DONE
+    if outcome.failed:
+        status, code = "failed", FAILED
+    elif outcome.interrupted:
+        status, code = "interrupted", INTERRUPTED
+    metrics = recorder.finish(outcome.manifests) if outcome.manifests else {}
+    failed = {name: outcome.reason[name] for name in outcome.failed}
+    recorder.close(status, "; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    stages = _stage_rows(plan, outcome, recorder, store)
+    terminal.stages(stages)
+    if metrics and code == DONE:
+        terminal.metrics(metrics)
+    _say_where(terminal, store, tracking_uri, recorder, failed, status)
+    if options.as_json:
+        _print_json(recipe.name, recorder.run_id, status, stages, metrics)
+    return code
+
+
+def _stage_rows(plan: Plan, outcome: Any, recorder: Any, store: Store) -> list[dict[str, Any]]:
+    """One row a stage: of its nodes, the worst status, the summed seconds, the main node's artifact."""
+    rank = ["failed", "resumed", "ran", "skipped", "cached"]
+    rows = []
+    for stage, main in plan.steps.items():
+        if main.node.part:
+            continue
+        names = [
+            name for name, step in plan.steps.items() if step.node.stage == stage and name in outcome.status
+        ]
+        worst = min(names, key=lambda name: rank.index(outcome.status[name]), default=None)
+        ran = [name for name in names if outcome.status[name] in ("ran", "resumed")]
+        manifest = outcome.manifests.get(stage)
+        rows.append(
+            {
+                "name": stage,
+                "status": outcome.status[worst] if worst else "skipped",
+                "reason": outcome.reason[worst] if worst else "interrupted before it began",
+                "fingerprint": main.fingerprint,
+                "run_id": recorder.stage_runs.get(stage) or (manifest or {}).get("run_id"),
+                "seconds": round(sum(outcome.manifests[name]["seconds"] for name in ran), 1) if ran else None,
+                "artifact": str(store.artifact(stage, main.fingerprint)) if manifest else None,
+            }
+        )
+    return rows
+
+
+def _say_where(
+    terminal: Terminal, store: Store, uri: str, recorder: Any, failed: Mapping[str, str], status: str
+) -> None:
+    again = shlex.join(["python", *sys.argv])
+    for name, reason in failed.items():
+        run_id = recorder.stage_runs.get(name.split(".")[0], recorder.run_id)
+        typer.echo(redact(f"error: {name}: {reason}; MLflow run {run_id}; to go on: {again}"), err=True)
+    if status == "interrupted":
+        terminal.say(redact(f"interrupted; nothing finished is lost. To go on: {again}"))
+    terminal.say(f"artifacts  {store.workdir / 'artifacts'}")
+    terminal.say(redact(f"tracking   {uri}, run {recorder.run_id}"))
+    if uri == f"sqlite:///{Path('runs').resolve() / 'mlflow.db'}":
+        terminal.say("compare    make ui, then http://127.0.0.1:5000")
+
+
+def _print_json(
+    pipeline: str, run_id: str | None, status: str, stages: list[dict[str, Any]], metrics: Mapping[str, float]
+) -> None:
+    result = {
+        "pipeline": pipeline,
+        "run_id": run_id,
+        "status": status,
+        "stages": stages,
+        "metrics": dict(metrics),
+    }
+    sys.stdout.write(json.dumps(result) + "\n")

@@ -1,0 +1,61 @@
+"""One node from inputs to published artifact; runs as a Ray task."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pipelines.channel import MailReporter
+from pipelines.context import Interrupted, StageContext, select
+from pipelines.graph import Node
+from pipelines.settings import Settings
+from pipelines.store import Store
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything a node's process needs; picklable."""
+
+    node: Node
+    fingerprint: str
+    identity: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    settings: Settings
+    store: Store
+    mailbox: Any
+    run_id: str
+
+
+def execute(task: Task) -> dict[str, Any]:
+    """Runs the stage and publishes what it wrote. Returns the manifest, or {'interrupted': reason}.
+
+    The manifest also holds the run's facts: metrics, absent metrics with reasons, protocol, seconds.
+    """
+    node, store = task.node, task.store
+    started = time.time()
+    with store.new_artifact(node.stage, task.fingerprint) as draft:
+        context = StageContext(
+            settings=select(task.settings, node.reads),
+            inputs=task.inputs,
+            folder=draft.folder,
+            checkpoints=store.checkpoints(node.stage, task.fingerprint),
+            report=MailReporter(task.mailbox, node.name),
+        )
+        try:
+            facts = import_module(node.module).run(context)
+        except Interrupted as reason:
+            return {"interrupted": str(reason)}
+        return draft.publish(
+            {
+                "stage": node.stage,
+                "part": node.part,
+                "fingerprint": task.fingerprint,
+                "identity": task.identity,
+                "run_id": task.run_id,
+                "created": time.time(),
+                "seconds": round(time.time() - started, 3),
+                **facts,
+            }
+        )

@@ -1,0 +1,43 @@
+"""Files that are there whole or not at all."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all: a temporary file, synced, then renamed."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when there is no such file or it is not one."""
+    value = _parse(path)
+    return value if isinstance(value, dict) else None
+
+
+def read_json_list(path: Path) -> list[Any] | None:
+    """The list in a JSON file; None when there is no such file or it is not one."""
+    value = _parse(path)
+    return cast("list[Any]", value) if isinstance(value, list) else None
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

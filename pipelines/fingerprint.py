@@ -1,0 +1,96 @@
+"""What a result depends on, as one digest: settings, inputs, code and library versions.
+
+Code counts by meaning: the syntax tree without comments and docstrings, of the stage's module and of every
+first-party module that it imports, directly or not. A package's `__init__` counts only where a name is
+imported from it; ours have no effect on import. Imports under `if TYPE_CHECKING` do not run and do not count.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("atjem", "data", "pipelines")
+
+
+def digest(value: Any) -> str:
+    """Of anything JSON can hold; 20 hexadecimal digits (MLflow refuses more than 36)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def library_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions without importing anything; 'absent' for a library that is not installed."""
+    return {name: _version(name) for name in names}
+
+
+def code_digests(module: str, root: Path = ROOT) -> dict[str, str]:
+    """Digest of each file in the import closure of a first-party module, by its path in the project."""
+    found: dict[str, str] = {}
+    pending = [module]
+    while pending:
+        file = module_file(pending.pop(), root)
+        if file is None or (name := file.relative_to(root).as_posix()) in found:
+            continue
+        tree = _parse(file)
+        pending += _imports(tree, root)
+        found[name] = digest(ast.dump(tree))
+    return dict(sorted(found.items()))
+
+
+def module_file(module: str, root: Path) -> Path | None:
+    """The file of a first-party module, or None for anything else."""
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    path = root.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names whose values differ between two flat mappings, in order."""
+    return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _parse(file: Path) -> ast.Module:
+    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    return _Meaning().visit(tree)  # type: ignore[no-any-return]
+
+
+class _Meaning(ast.NodeTransformer):
+    """Drops what does not run: docstrings and imports for type checkers."""
+
+    def visit(self, node: ast.AST) -> Any:
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
+                node.body = node.body[1:] or [ast.Pass()]
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> Any:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return None
+        return self.generic_visit(node)
+
+
+def _imports(tree: ast.Module, root: Path) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if module_file(inner, root) else node.module

@@ -1,0 +1,133 @@
+"""The stage graph: what each stage needs, which settings it reads, whose versions make its numbers.
+
+A node is a stage, or a part of one that measures another model under the same protocol: the node
+`sample.stage1` is the part `stage1` of the stage `sample`. The code of a stage is `run` in
+`pipelines/stages/<stage>.py`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+
+from pipelines.settings import Settings
+
+STAGES = (
+    "preprocess",
+    "reference_stats",
+    "train_stage1",
+    "train_stage2",
+    "sample",
+    "evaluate_fidelity",
+    "evaluate_classifier",
+)
+_FEATURES = ("evaluate.feature_extractor", "evaluate.inception_weights")
+
+
+@dataclass(frozen=True)
+class Node:
+    """`needs` maps a role, as the stage's code calls it, to the node that plays it."""
+
+    stage: str
+    needs: Mapping[str, str]
+    reads: tuple[str, ...]
+    libraries: tuple[str, ...]
+    part: str = ""
+    prefix: str = field(default="")  # of this node's metrics
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}.{self.part}" if self.part else self.stage
+
+    @property
+    def module(self) -> str:
+        return f"pipelines.stages.{self.stage}"
+
+
+def build_graph(settings: Settings) -> dict[str, Node]:
+    """All nodes of a recipe by name, in an order in which each comes after what it needs."""
+    nodes = [
+        Node(
+            "preprocess",
+            {},
+            ("seed", "data.in", "data.ood", "data.root", "data.image_size", "data.test_fraction")
+            + ("data.max_bad_fraction", "model.channels"),
+            ("pillow", "webdataset", "scikit-learn"),
+        ),
+        Node(
+            "reference_stats",
+            {"data": "preprocess"},
+            ("seed", "model.arch", "evaluate.extractor_steps", *_FEATURES),
+            ("torch", "torchvision", "torch-fidelity"),
+        ),
+        _train("train_stage1", {"data": "preprocess"}, ("stage1", "model")),
+        _train(
+            "train_stage2",
+            {"data": "preprocess", "start": "train_stage1"},
+            ("stage2", "data.paired_views"),
+        ),
+        *_measured("train_stage2", part="", prefix="", settings=settings),
+    ]
+    if settings.evaluate.stage1:
+        nodes += _measured("train_stage1", part="stage1", prefix="stage1_", settings=settings)
+    if settings.evaluate.feature_extractor == "classifier":
+        nodes.append(_classifier("reference_stats", part="plain", prefix="plain_"))
+    graph = {node.name: node for node in nodes}
+    return {name: graph[name] for name in _ordered(graph)}
+
+
+def stage_needs(graph: Mapping[str, Node], names: Iterable[str]) -> set[str]:
+    """These nodes and everything they need, directly or not."""
+    found: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += graph[name].needs.values()
+    return found
+
+
+def _ordered(graph: Mapping[str, Node]) -> list[str]:
+    order = TopologicalSorter({name: sorted(node.needs.values()) for name, node in graph.items()})
+    ranks = {name: rank for rank, name in enumerate(order.static_order())}
+    return sorted(graph, key=lambda name: (STAGES.index(graph[name].stage), ranks[name]))
+
+
+def _train(stage: str, needs: dict[str, str], reads: tuple[str, ...]) -> Node:
+    reads = ("seed", *reads, "data.ood", "data.image_size", "compute")
+    return Node(stage, needs, reads, ("torch", "torchvision", "ray"))
+
+
+def _measured(trained: str, *, part: str, prefix: str, settings: Settings) -> list[Node]:
+    """Sampling and evaluation of the model that one training stage made."""
+    sample_needs = {"data": "preprocess", "model": trained}
+    if settings.sample.step_candidates:
+        sample_needs["reference"] = "reference_stats"  # the step count is chosen by Fréchet distance
+    sample = Node(
+        "sample",
+        sample_needs,
+        ("seed", "sample", "data.ood", "data.image_size", "model.channels", *_FEATURES),
+        ("torch", "torchvision", "torch-fidelity"),
+        part,
+        prefix,
+    )
+    fidelity = Node(
+        "evaluate_fidelity",
+        {"samples": sample.name, "reference": "reference_stats"},
+        _FEATURES,
+        ("torch", "torchvision", "torch-fidelity"),
+        part,
+        prefix,
+    )
+    return [sample, fidelity, _classifier(trained, part=part, prefix=prefix)]
+
+
+def _classifier(trained: str, *, part: str, prefix: str) -> Node:
+    return Node(
+        "evaluate_classifier",
+        {"data": "preprocess", "model": trained},
+        ("seed", "evaluate.robust", "evaluate.ood", "data.ood", "data.image_size", "model.channels"),
+        ("torch", "torchvision", "torchmetrics", "pyautoattack"),
+        part,
+        prefix,
+    )

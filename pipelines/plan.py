@@ -1,0 +1,188 @@
+"""What will happen and why: each node's fingerprint, and whether it runs, resumes or is cached.
+
+Nothing here imports torch, Ray or MLflow, and no image is read.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data.noise_names import KINDS
+from data.sources import SourceError, open_source
+from pipelines.checkpoints import checkpoint_steps
+from pipelines.fingerprint import changes, code_digests, digest, library_versions
+from pipelines.graph import STAGES, Node, build_graph, stage_needs
+from pipelines.problems import BadInput, Problem
+from pipelines.settings import RUNTIME, Settings, flatten
+from pipelines.store import Store
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node's part in a run. `action`: run, resume, cached or skipped; `fingerprint` None: not known yet."""
+
+    node: Node
+    action: str
+    reason: str
+    fingerprint: str | None
+    identity: Mapping[str, Any]  # what the fingerprint was made of, for the manifest
+
+    @property
+    def will_run(self) -> bool:
+        return self.action in ("run", "resume")
+
+
+@dataclass(frozen=True)
+class Plan:
+    settings: Settings
+    steps: Mapping[str, Step]  # by node name, in order
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the whole pipeline: which results a run of it is about."""
+        return digest(
+            {name: step.fingerprint for name, step in self.steps.items() if step.action != "skipped"}
+        )
+
+
+def make_plan(
+    settings: Settings,
+    store: Store,
+    *,
+    start: str | None = None,
+    until: str | None = None,
+    force: Iterable[str] = (),
+) -> Plan:
+    """Decides for each node. Raises BadInput for stage names that do not exist or lack what they need."""
+    graph = build_graph(settings)
+    _check_names({"--from": start, "--until": until}, force)
+    wanted = _wanted(graph, start, until)
+    steps: dict[str, Step] = {}
+    for name, node in graph.items():
+        fingerprint, identity = _identify(node, settings, steps)
+        action, reason = _decide(node, fingerprint, identity, store, steps)
+        if node.stage in force:
+            action, reason = "run", "forced"
+        if name not in wanted:
+            action, reason = (action, reason) if action == "cached" else ("skipped", _skipped(start, until))
+        steps[name] = Step(node, action, reason, fingerprint, identity)
+    _check_inputs(graph, steps, start)
+    return Plan(settings, steps)
+
+
+def hashed_settings(node: Node, settings: Settings) -> dict[str, Any]:
+    """The flat settings that the node reads and that can change its result."""
+    return {
+        name: value
+        for name, value in flatten(settings).items()
+        if name not in RUNTIME and any(name == path or name.startswith(f"{path}.") for path in node.reads)
+    }
+
+
+def source_identities(settings: Settings) -> dict[str, str] | None:
+    """Digests of the image collections' listings; None when one cannot be read now."""
+    names = {"data.in": settings.data.in_, "data.ood": settings.data.ood}
+    try:
+        return {
+            setting: name if name in KINDS else open_source(name, settings.data.root).identity
+            for setting, name in names.items()
+        }
+    except (SourceError, OSError):
+        return None
+
+
+def _identify(node: Node, settings: Settings, steps: Mapping[str, Step]) -> tuple[str | None, dict[str, Any]]:
+    inputs = {role: steps[name].fingerprint for role, name in node.needs.items()}
+    identity: dict[str, Any] = {
+        "settings": hashed_settings(node, settings),
+        "inputs": inputs,
+        "code": code_digests(node.module),
+        "libraries": library_versions(node.libraries),
+    }
+    known = all(fingerprint is not None for fingerprint in inputs.values())
+    if node.stage == "preprocess":
+        identity["sources"] = source_identities(settings)
+        known = identity["sources"] is not None
+        # Where the images lie is not what they are: the listing's digest stands for them.
+        identity["settings"] = {
+            key: value for key, value in identity["settings"].items() if key not in ("data.in", "data.ood")
+        }
+    return (digest({**identity, "stage": node.stage}) if known else None), identity
+
+
+def _decide(
+    node: Node, fingerprint: str | None, identity: Mapping[str, Any], store: Store, steps: Mapping[str, Step]
+) -> tuple[str, str]:
+    if fingerprint is None:
+        return "run", "unknown until its source can be read" if not node.needs else "its inputs are unknown"
+    if store.manifest(node.stage, fingerprint) is not None:
+        return "cached", "nothing it depends on has changed"
+    checkpoints = checkpoint_steps(store.checkpoints(node.stage, fingerprint))
+    if checkpoints:
+        return "resume", f"goes on from the checkpoint at step {checkpoints[-1][0]}"
+    anew = [name for name in node.needs.values() if steps[name].will_run]
+    if anew:
+        return "run", f"{', '.join(sorted(set(anew)))} will be made anew"
+    return "run", _why(identity, store.latest_manifest(node.stage, node.part))
+
+
+def _why(identity: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
+    """What differs from the newest finished artifact of the same node."""
+    if last is None:
+        return "has not been run yet"
+    then = last["identity"]
+    for kind, what in (("settings", "setting"), ("code", "code"), ("libraries", "library version")):
+        if names := changes(then.get(kind, {}), identity[kind]):
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            return f"changed {what}: {', '.join(names[:3])}{more}"
+    if then.get("sources") != identity.get("sources"):
+        return "the source images changed"
+    if then.get("inputs") != identity["inputs"]:
+        return "its inputs changed"
+    return "its files are missing or damaged"
+
+
+def _check_names(options: Mapping[str, str | None], force: Iterable[str]) -> None:
+    given = [(option, stage) for option, stage in options.items() if stage is not None]
+    given += [("--force", stage) for stage in force]
+    problems = [
+        Problem(option, repr(stage), f"use one of {', '.join(STAGES)}")
+        for option, stage in given
+        if stage not in STAGES
+    ]
+    if problems:
+        raise BadInput(problems)
+
+
+def _wanted(graph: Mapping[str, Node], start: str | None, until: str | None) -> set[str]:
+    names = set(graph)
+    if until is not None:
+        names = stage_needs(graph, [name for name, node in graph.items() if node.stage == until])
+    if start is not None:
+        names = {name for name in names if _reaches(graph, name, start)}
+    return names
+
+
+def _reaches(graph: Mapping[str, Node], name: str, stage: str) -> bool:
+    return any(graph[needed].stage == stage for needed in stage_needs(graph, [name]))
+
+
+def _skipped(start: str | None, until: str | None) -> str:
+    options = [f"{option} {stage}" for option, stage in (("--from", start), ("--until", until)) if stage]
+    return f"outside {' '.join(options)}"
+
+
+def _check_inputs(graph: Mapping[str, Node], steps: Mapping[str, Step], start: str | None) -> None:
+    missing = sorted(
+        {
+            needed
+            for name, step in steps.items()
+            if step.will_run
+            for needed in graph[name].needs.values()
+            if steps[needed].action == "skipped"
+        }
+    )
+    if missing:
+        raise BadInput(
+            [Problem("--from", repr(start), f"{', '.join(missing)} has no finished artifact; start earlier")]
+        )

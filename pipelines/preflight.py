@@ -1,0 +1,230 @@
+"""Everything that could fail later, checked before the first stage: every problem found, one line each."""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+from uuid import uuid4
+
+from atjem.checkpoint_files import missing_files
+from data.decode import UndecodableError, to_square
+from data.noise_names import KINDS
+from data.sources import NAMED, Item, Source, SourceError, open_source
+from pipelines.plan import Plan
+from pipelines.problems import Problem
+from pipelines.settings import Settings
+
+_TRIED_IMAGES = 200  # images tried before a folder counts as undecodable
+_SPACE = 500 << 20  # bytes that any run may need beside its data
+_CONNECT_SECONDS = 5
+
+
+def check_settings(settings: Settings) -> list[Problem]:
+    """What needs the settings and the files they name, and nothing else."""
+    checks: list[Callable[[Settings], Iterator[Problem]]] = [
+        _check_workers,
+        _check_checkpoint,
+        _check_weights,
+    ]
+    problems = [problem for check in checks for problem in check(settings)]
+    return problems + list(_check_images(settings)) + list(_check_seeds(settings))
+
+
+def check_place(workdir: Path, settings: Settings) -> list[Problem]:
+    """The workdir can be written and has room."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{uuid4().hex[:8]}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        return [Problem("--workdir", str(workdir), f"not writable ({error.strerror}); give another folder")]
+    needed, free = _needed_bytes(settings), shutil.disk_usage(workdir).free
+    if free < needed:
+        asked = f"the run needs about {_megabytes(needed)}"
+        return [
+            Problem(
+                "--workdir", f"{workdir} has {_megabytes(free)} free", f"{asked}; free some or use another"
+            )
+        ]
+    return []
+
+
+def check_resources(settings: Settings, available: dict[str, float], where: str) -> list[Problem]:
+    """The training workers fit, with the arithmetic shown."""
+    compute = settings.compute
+    problems = []
+    kinds = (
+        ("CPU", "cpus_per_worker", compute.cpus_per_worker),
+        ("GPU", "gpus_per_worker", compute.gpus_per_worker),
+    )
+    for kind, name, each in kinds:
+        asked, there = compute.num_workers * each, available.get(kind, 0)
+        if asked > there:
+            sum_ = f"{compute.num_workers} workers x {each:g} {kind}s = {asked:g} {kind}s asked for"
+            allowed = f"{where} has {there:g}; lower it or compute.{name}"
+            problems.append(Problem("compute.num_workers", sum_, allowed))
+    return problems
+
+
+def check_server(uri: str) -> list[Problem]:
+    """A tracking server answers at all; a local store is created on first use."""
+    parsed = urlparse(uri)
+    if parsed.scheme not in ("http", "https"):
+        return []
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parsed.hostname or "", port), timeout=_CONNECT_SECONDS):
+            return []
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        return [
+            Problem(
+                "--tracking-uri", uri, f"no MLflow server answers there ({reason}); start it or give another"
+            )
+        ]
+
+
+def local_resources(settings: Settings) -> dict[str, float]:
+    """CPUs of this machine, and its GPUs when the recipe asks for any (counting them takes torch)."""
+    if settings.compute.gpus_per_worker == 0:
+        return {"CPU": os.cpu_count() or 1}
+    import torch
+
+    return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
+
+
+def needs_work(plan: Plan) -> bool:
+    return any(step.will_run for step in plan.steps.values())
+
+
+def _check_workers(settings: Settings) -> Iterator[Problem]:
+    workers = settings.compute.num_workers
+    for name, stage in (("stage1", settings.stage1), ("stage2", settings.stage2)):
+        if stage.batch_size % (workers * stage.accumulate):
+            parts = f"{workers} workers x {stage.accumulate} micro-batches"
+            yield Problem(f"{name}.batch_size", str(stage.batch_size), f"must be divisible by {parts}")
+
+
+def _check_checkpoint(settings: Settings) -> Iterator[Problem]:
+    path = settings.model.checkpoint
+    if path is None:
+        return
+    allowed = "give a model folder (model.json, model.safetensors)"
+    if missing := missing_files(Path(path)):
+        yield Problem("model.checkpoint", path, f"has no {' and no '.join(missing)}; {allowed}")
+        return
+    from atjem.checkpoint import CheckpointError, load
+
+    try:
+        spec = load(path).spec
+    except (CheckpointError, ValueError) as error:
+        yield Problem("model.checkpoint", path, f"{error}; {allowed}")
+        return
+    for name, own, wanted in (
+        ("arch", spec.arch, settings.model.arch),
+        ("channels", spec.channels, settings.model.channels),
+        ("image_size", spec.image_size, settings.data.image_size),
+    ):
+        if own != wanted:
+            yield Problem("model.checkpoint", f"{path} has {name} {own}", f"the recipe has {wanted}")
+
+
+def _check_weights(settings: Settings) -> Iterator[Problem]:
+    evaluate = settings.evaluate
+    if evaluate.feature_extractor != "inception":
+        return
+    path = evaluate.inception_weights
+    if path is not None and not Path(path).is_file():
+        allowed = "no such file; give torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+        yield Problem("evaluate.inception_weights", path, allowed)
+    if path is None and check_server("https://github.com"):
+        given = "not given, and torch-fidelity's download is out of reach"
+        yield Problem(
+            "evaluate.inception_weights", given, "give the file, or evaluate.feature_extractor=classifier"
+        )
+
+
+def _check_images(settings: Settings) -> Iterator[Problem]:
+    source = _open(settings.data.in_, settings)
+    if isinstance(source, str):
+        yield Problem("data.in", settings.data.in_, source)
+        return
+    classes = source.classes
+    if len(classes) < 2:
+        found = "one class" if classes else "no class folder"
+        yield Problem(
+            "data.in", f"{settings.data.in_} has {found}", "give a folder with two class folders or more"
+        )
+    unlabelled = sum(item.label is None for item in source.items)
+    if classes and unlabelled:
+        given = f"{settings.data.in_} has {unlabelled} images outside class folders"
+        yield Problem("data.in", given, "move them into class folders or away")
+    yield from _check_decodable("data.in", settings.data.in_, source, settings)
+    num_train = round(len(source.items) * (1 - settings.data.test_fraction))
+    splits = [item.split for item in source.items]
+    if any(splits):
+        num_train = splits.count("train")
+        if "test" not in splits:
+            yield Problem("data.in", f"{settings.data.in_} has a train folder and no test", "add test or val")
+    for name, stage in (("stage1", settings.stage1), ("stage2", settings.stage2)):
+        if stage.steps and stage.batch_size > num_train:
+            allowed = f"data.in has about {num_train} training images; use a smaller batch or more images"
+            yield Problem(f"{name}.batch_size", str(stage.batch_size), allowed)
+    fewest = 10
+    if len(source.items) - num_train < fewest or num_train < fewest:
+        given = (
+            f"{settings.data.in_} has {num_train} training and {len(source.items) - num_train} test images"
+        )
+        yield Problem("data.in", given, f"fidelity needs {fewest} of each or more")
+
+
+def _check_seeds(settings: Settings) -> Iterator[Problem]:
+    name = settings.data.ood
+    if name in KINDS:
+        return
+    if name in NAMED:
+        yield Problem(
+            "data.ood", name, f"is no seed collection; use {', '.join(KINDS)} or a folder of images"
+        )
+        return
+    source = _open(name, settings)
+    if isinstance(source, str):
+        yield Problem("data.ood", name, f"{source} (or use {' or '.join(KINDS)})")
+        return
+    yield from _check_decodable("data.ood", name, source, settings)
+
+
+def _open(name: str, settings: Settings) -> Source | str:
+    try:
+        return open_source(name, settings.data.root)
+    except (SourceError, OSError) as error:
+        return str(error)
+
+
+def _check_decodable(setting: str, name: str, source: Source, settings: Settings) -> Iterator[Problem]:
+    """One image that can be decoded is enough here; preprocessing counts the others."""
+    stride = max(1, len(source.items) // _TRIED_IMAGES)
+    tried = source.items[::stride]
+    if not any(_decodes(item, settings) for item in tried):
+        yield Problem(setting, name, f"none of {len(tried)} images tried can be decoded; give images")
+
+
+def _decodes(item: Item, settings: Settings) -> bool:
+    try:
+        with item.open() as image:
+            to_square(image, channels=settings.model.channels, image_size=settings.data.image_size)
+    except (OSError, UndecodableError):
+        return False
+    return True
+
+
+def _needed_bytes(settings: Settings) -> int:
+    pixels = settings.sample.num_samples * settings.model.channels * settings.data.image_size**2
+    return _SPACE + 2 * pixels
+
+
+def _megabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 2**20:,.0f} MB"

@@ -1,0 +1,27 @@
+"""Bad input as the user sees it: one line a problem, every problem at once, exit code 2."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipelines.redact import redact
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`where` is the setting, option or file; `given` what it holds; `allowed` what to do about it."""
+
+    where: str
+    given: str
+    allowed: str
+
+    def __str__(self) -> str:
+        text = f"error: {self.where}: {self.given}; {self.allowed}"
+        return redact(" ".join(text.split()))
+
+
+class BadInput(Exception):
+    """Problems found before any work was done."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))

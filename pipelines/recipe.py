@@ -1,0 +1,162 @@
+"""A recipe: a YAML file of settings, with the user's overrides laid over it."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipelines.problems import BadInput, Problem
+from pipelines.settings import Settings
+
+RECIPES = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    settings: Settings
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in this folder."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> tuple[Recipe, list[Problem]]:
+    """The recipe with its overrides, and every problem found in them.
+
+    Where a setting is bad, the recipe carries the file's own value instead, so that later checks can
+    still look for further problems. Raises BadInput when nothing usable remains.
+    """
+    path = _find(name_or_path)
+    values = _read(path)
+    own = _copy(values)
+    problems = [problem for text in overrides for problem in _override(values, text)]
+    settings, found = _validate(values, own, str(path))
+    problems += found
+    if settings is None:
+        raise BadInput(problems)
+    return Recipe(path.stem, settings), problems
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise BadInput([Problem("--pipeline", repr(name_or_path), "no such file")])
+        return path
+    if name_or_path not in shipped_recipes():
+        near = difflib.get_close_matches(name_or_path, shipped_recipes(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(shipped_recipes())
+        problem = Problem(
+            "--pipeline", repr(name_or_path), f"{hint}use one of {known}, or a path to a .yaml file"
+        )
+        raise BadInput([problem])
+    return RECIPES / f"{name_or_path}.yaml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise BadInput([Problem(str(path), f"not readable as YAML: {error}", "mend the file")]) from error
+    if not isinstance(values, dict):
+        raise BadInput([Problem(str(path), f"holds {type(values).__name__}", "it must hold settings")])
+    return values
+
+
+def _override(values: dict[str, Any], text: str) -> Iterator[Problem]:
+    """Lays one `key.path=value` over the values; the value is read as YAML."""
+    name, equals, raw = text.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        yield Problem("--set", repr(text), "write it as key.path=value")
+        return
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        value = raw
+    *sections, last = name.split(".")
+    target = values
+    for section in sections:
+        inner = target.setdefault(section, {})
+        if not isinstance(inner, dict):
+            yield Problem(name, "unknown setting", f"{section} is a value and has no settings in it")
+            return
+        target = inner
+    target[last] = value
+
+
+def _validate(
+    values: dict[str, Any], own: dict[str, Any], file: str
+) -> tuple[Settings | None, list[Problem]]:
+    try:
+        return Settings.model_validate(_numbers(values)), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    problems = [_problem(detail, file) for detail in details]
+    for detail in details:
+        _restore(values, own, [str(part) for part in detail["loc"]])
+    try:
+        return Settings.model_validate(_numbers(values)), problems
+    except ValidationError:
+        return None, problems
+
+
+def _restore(values: dict[str, Any], own: dict[str, Any], loc: list[str]) -> None:
+    """Puts the recipe's own value back where a value was refused, or drops it."""
+    *sections, last = loc
+    for section in sections:
+        inner = values.get(section)
+        if not isinstance(inner, dict):
+            last = section
+            break
+        values, own = inner, own.get(section) or {}
+    if last in own:
+        values[last] = _copy(own[last])
+    else:
+        values.pop(last, None)
+
+
+def _copy(value: Any) -> Any:
+    return {name: _copy(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 5e-4 as text; here it is the number that was meant."""
+    if isinstance(value, dict):
+        return {name: _numbers(inner) for name, inner in value.items()}
+    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _problem(detail: ErrorDetails, file: str) -> Problem:
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, _all_names(Settings), n=1, cutoff=0.5)
+        allowed = f"did you mean {near[0]!r}?" if near else "there is no such setting"
+        return Problem(where, "unknown setting", allowed)
+    if detail["type"] == "missing":
+        return Problem(where, "missing", f"{file} or --set must give it")
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    return Problem(where, repr(detail["input"]), message)
+
+
+def _all_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        dotted = prefix + (field.alias or name)
+        names.append(dotted)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += _all_names(field.annotation, f"{dotted}.")
+    return names

@@ -1,0 +1,117 @@
+"""What of a run goes into MLflow: one child run a stage, shared by the stage's nodes; figures on the parent."""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.figures import draw_curves
+from pipelines.files import read_json_list
+from pipelines.graph import Node
+from pipelines.plan import Plan
+from pipelines.recipe import Recipe
+from pipelines.settings import RUNTIME, flatten
+from pipelines.tracking import Tracker
+
+_TRAINING = ("train_stage1", "train_stage2")
+
+
+class Recorder:
+    """Follows one pipeline run in MLflow; only the driver has one."""
+
+    def __init__(self, tracker: Tracker, recipe: Recipe, plan: Plan, workdir: Path) -> None:
+        self.tracker, self.plan, self.workdir = tracker, plan, workdir
+        settings = flatten(recipe.settings)
+        params = {name: value for name, value in settings.items() if name not in RUNTIME}
+        tags = {f"atjem.runtime.{name}": str(settings[name]) for name in sorted(RUNTIME)}
+        self.run_id = tracker.open_parent(plan.fingerprint, recipe.name, params, tags)
+        self.stage_runs: dict[str, str] = {}
+        self._active: dict[str, set[str]] = {}  # nodes that are running, by stage
+        self._failed: dict[str, str] = {}  # first failure, by stage
+
+    def node_starts(self, node: Node) -> str:
+        """Opens the stage's run with its first node. Returns its id."""
+        if node.stage not in self.stage_runs:
+            main = self.plan.steps[node.stage]
+            inputs = {role: self.plan.steps[name].fingerprint for role, name in node.needs.items()}
+            tags = {"atjem.inputs": ", ".join(f"{role}={print_}" for role, print_ in inputs.items())}
+            self.stage_runs[node.stage] = self.tracker.open_stage(
+                self.run_id, node.stage, main.fingerprint or "", tags
+            )
+        self._active.setdefault(node.stage, set()).add(node.name)
+        return self.stage_runs[node.stage]
+
+    def points(self, node: Node, points: Iterable[Mapping[str, float]]) -> None:
+        self.tracker.points(self.stage_runs[node.stage], points, node.prefix)
+
+    def node_finished(self, node: Node, folder: Path, manifest: Mapping[str, Any]) -> None:
+        run_id = self.stage_runs[node.stage]
+        points = read_json_list(folder / "curve.json") or manifest.get("points", [])
+        self.points(node, points)
+        metrics = {f"{node.prefix}{name}": value for name, value in manifest.get("metrics", {}).items()}
+        metrics[f"{node.prefix}seconds"] = manifest["seconds"]
+        self.tracker.metrics(run_id, metrics)
+        self.tracker.tag(run_id, {f"atjem.absent.{k}": v for k, v in manifest.get("absent", {}).items()})
+        if not node.part:
+            self.tracker.tag(run_id, {"atjem.artifact": str(folder)})
+        self._pictures(node, folder, points)
+        self._leave(node)
+
+    def node_failed(self, node: Node, reason: str) -> None:
+        self._failed.setdefault(node.stage, reason)
+        self._leave(node)
+
+    def node_interrupted(self, node: Node, reason: str) -> None:
+        if self._active.pop(node.stage, None):
+            self.tracker.close(self.stage_runs[node.stage], "interrupted", reason)
+
+    def finish(self, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """Puts the figures, datasets, links and model on the parent run. Returns the figures."""
+        figures: dict[str, float] = {}
+        links: dict[str, str] = {}
+        for name, manifest in manifests.items():
+            node = self.plan.steps[name].node
+            links[f"atjem.run.{name}"] = manifest["run_id"]
+            links |= {f"atjem.absent.{node.prefix}{k}": v for k, v in manifest.get("absent", {}).items()}
+            if node.stage not in _TRAINING:
+                figures |= {node.prefix + key: value for key, value in manifest.get("metrics", {}).items()}
+        self.tracker.metrics(self.run_id, figures)
+        self.tracker.tag(self.run_id, links)
+        if "preprocess" in manifests:
+            self.tracker.datasets(self.run_id, manifests["preprocess"]["datasets"])
+        if "train_stage2" in self.stage_runs and "train_stage2" in manifests:
+            self._model()
+        return figures
+
+    def close(self, status: str, reason: str) -> None:
+        for stage in list(self._active):
+            if self._active.pop(stage):
+                self.tracker.close(self.stage_runs[stage], "interrupted", reason)
+        self.tracker.close(self.run_id, status, reason)
+
+    def _leave(self, node: Node) -> None:
+        """Closes the stage's run when its last running node has ended and no other is to come."""
+        active = self._active.get(node.stage, set())
+        active.discard(node.name)
+        if not active:
+            self._active.pop(node.stage, None)
+            status = "failed" if node.stage in self._failed else "done"
+            self.tracker.close(self.stage_runs[node.stage], status, self._failed.get(node.stage, ""))
+
+    def _pictures(self, node: Node, folder: Path, points: list[dict[str, float]]) -> None:
+        label = f"{node.part}_" if node.part else ""
+        runs = (self.stage_runs[node.stage], self.run_id)
+        for picture in sorted(folder.glob("figures/*.png")):
+            self.tracker.image(runs, picture, f"{label}{picture.stem}")
+        if len(points) > 1:
+            with tempfile.TemporaryDirectory() as temporary:
+                path = Path(temporary, "curves.png")
+                draw_curves(points, path, "sampling steps" if node.stage == "sample" else "optimiser steps")
+                self.tracker.image(runs, path, f"{label}{node.stage}_curves")
+
+    def _model(self) -> None:
+        from atjem.checkpoint import load
+
+        step = self.plan.steps["train_stage2"]
+        folder = self.workdir / "artifacts" / "train_stage2" / str(step.fingerprint)
+        self.tracker.model(self.run_id, load(folder), "model")

@@ -1,0 +1,11 @@
+"""Secrets in URIs, hidden wherever a text may reach a screen, a log, a manifest or MLflow."""
+
+import re
+
+_USER_INFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
+_QUERY = re.compile(r"([?&][^=&\s]*(?:key|token|secret|password|signature)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """`user:password@` and secret query values become `***`."""
+    return _QUERY.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))

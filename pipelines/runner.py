@@ -1,0 +1,210 @@
+"""Runs a plan: nodes as Ray tasks as soon as their inputs are there, everything told to MLflow."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+
+from pipelines import cluster
+from pipelines.causes import cause
+from pipelines.channel import open_mailbox
+from pipelines.execute import Task, execute
+from pipelines.graph import Node
+from pipelines.plan import Plan, Step
+from pipelines.record import Recorder
+from pipelines.store import Store
+from pipelines.terminal import Terminal
+
+_POLL_SECONDS = 0.3
+_STOP_SECONDS = 30  # that training gets to write its last checkpoint
+
+
+@dataclass
+class Outcome:
+    """How each node ended: ran, resumed, cached, skipped or failed; and its manifest when it is finished."""
+
+    status: dict[str, str] = field(default_factory=dict)
+    reason: dict[str, str] = field(default_factory=dict)
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[str]:
+        return [name for name, status in self.status.items() if status == "failed"]
+
+
+class Runner:
+    """One pass over a plan. The driver's only loop; nothing else waits."""
+
+    def __init__(self, plan: Plan, store: Store, recorder: Recorder, terminal: Terminal) -> None:
+        self.plan, self.store, self.recorder, self.terminal = plan, store, recorder, terminal
+        self.outcome = Outcome()
+        self.settled: list[str] = []  # nodes that have ended and whose dependants may go on
+        self.files_before: dict[str, Any] = {}  # of artifacts that are being made again
+        self.changed: set[str] = set()
+        self.running: dict[Any, str] = {}
+        self.mailbox: Any = None
+        self.stop_requested = 0
+        self.stop_deadline = float("inf")
+
+    def run(self) -> Outcome:
+        """Ends when every node has ended, or, once asked to stop, when training has saved itself."""
+        needs = {name: set(step.node.needs.values()) for name, step in self.plan.steps.items()}
+        order = TopologicalSorter(needs)
+        order.prepare()
+        with self._signals():
+            while order.is_active() and not self.outcome.interrupted:
+                for name in order.get_ready():
+                    self._begin(name)
+                if self.running:
+                    self._poll()
+                while self.settled:
+                    order.done(self.settled.pop())
+        return self.outcome
+
+    def _begin(self, name: str) -> None:
+        """Starts a node, or settles at once what needs no work."""
+        step = self.plan.steps[name]
+        broken = [
+            need for need in step.node.needs.values() if self.outcome.status[need] in ("failed", "skipped")
+        ]
+        stale = [need for need in step.node.needs.values() if need in self.changed]
+        if step.action == "skipped" or (broken and step.action != "cached"):
+            self._settle(name, "skipped", f"needs {broken[0]}" if broken else step.reason)
+        elif step.will_run or stale:
+            self._start(step, f"{stale[0]} came out differently" if stale else step.reason)
+        else:
+            assert step.fingerprint is not None
+            manifest = self.store.manifest(step.node.stage, step.fingerprint)
+            assert manifest is not None, f"{name} was cached and is gone"
+            self.outcome.manifests[name] = manifest
+            self._settle(name, "cached", step.reason)
+
+    def _settle(self, name: str, status: str, reason: str) -> None:
+        self.outcome.status[name], self.outcome.reason[name] = status, reason
+        self.settled.append(name)
+        seconds = self.outcome.manifests[name]["seconds"] if status in ("ran", "resumed") else None
+        self.terminal.ended(name, status, seconds, "" if status in ("ran", "resumed") else reason)
+
+    def _start(self, step: Step, reason: str) -> None:
+        node, fingerprint = step.node, step.fingerprint
+        if fingerprint is None:  # its source could not be listed when the plan was made
+            self._settle(node.name, "failed", "the source cannot be read")
+            return
+        if self.mailbox is None:
+            self.mailbox = open_mailbox()
+        self.terminal.started(node.name, reason)
+        self.outcome.reason[node.name] = reason
+        self.files_before[node.name] = (self.store.manifest(node.stage, fingerprint) or {}).get("files")
+        task = Task(
+            node,
+            fingerprint,
+            step.identity,
+            {role: self._folder(need) for role, need in node.needs.items()},
+            self.plan.settings,
+            self.store,
+            self.mailbox,
+            self.recorder.node_starts(node),
+        )
+        self.running[self._submit(node, task)] = node.name
+
+    def _submit(self, node: Node, task: Task) -> Any:
+        """Training nodes hold no CPU themselves: their workers do."""
+        compute = self.plan.settings.compute
+        trains = node.stage.startswith("train_")
+        options: dict[str, Any] = {"num_cpus": 0 if trains else 1, "max_retries": 0, "name": node.name}
+        if not trains and compute.gpus_per_worker:
+            options["num_gpus"] = min(1, compute.gpus_per_worker)
+        return ray.remote(execute).options(**options).remote(task)
+
+    def _folder(self, name: str) -> Path:
+        step = self.plan.steps[name]
+        assert step.fingerprint is not None
+        return self.store.artifact(step.node.stage, step.fingerprint)
+
+    def _poll(self) -> None:
+        """Waits a moment for a node to end; passes on what stages report meanwhile."""
+        finished, _ = ray.wait(list(self.running), num_returns=1, timeout=_POLL_SECONDS)
+        self._pass_on()
+        for reference in finished:
+            self._finish(self.running.pop(reference), reference)
+        if self.stop_requested:
+            self._stop()
+
+    def _finish(self, name: str, reference: Any) -> None:
+        step = self.plan.steps[name]
+        try:
+            manifest = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            reason = cause(error)
+            self._settle(name, "failed", reason)
+            self.recorder.node_failed(step.node, reason)
+            return
+        if "interrupted" in manifest:
+            self._settle(name, "skipped", manifest["interrupted"])
+            self.recorder.node_interrupted(step.node, manifest["interrupted"])
+            self.outcome.interrupted = True
+            return
+        self.outcome.manifests[name] = manifest
+        if self.files_before[name] not in (None, manifest["files"]):
+            self.changed.add(name)  # its dependants run, cached or not
+        self.recorder.node_finished(step.node, self._folder(name), manifest)
+        self._settle(name, "resumed" if step.action == "resume" else "ran", self.outcome.reason[name])
+
+    def _pass_on(self) -> None:
+        progress, points = ray.get(self.mailbox.take.remote())
+        for name, message in progress.items():
+            if name not in self.outcome.status:
+                self.terminal.progress(name, message)
+        for name, new in points.items():
+            self.recorder.points(self.plan.steps[name].node, new)
+
+    def _stop(self) -> None:
+        """Training saves itself; everything else is ended at once."""
+        if self.stop_deadline == float("inf"):
+            self.terminal.say("stopping: training writes a last checkpoint")
+            self.stop_deadline = time.monotonic() + _STOP_SECONDS
+            ray.get(self.mailbox.stop.remote())
+        training = [name for name in self.running.values() if name.startswith("train_")]
+        if not training or time.monotonic() > self.stop_deadline or self.stop_requested > 1:
+            for name in self.running.values():
+                self.recorder.node_interrupted(self.plan.steps[name].node, "interrupted")
+                self._settle(name, "skipped", "interrupted")
+            self.running.clear()
+            self.outcome.interrupted = True
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask for an end; a second one does not wait for checkpoints."""
+
+        def request(_signal: int, _frame: FrameType | None) -> None:
+            self.stop_requested += 1
+
+        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run_plan(
+    plan: Plan, store: Store, recorder: Recorder, terminal: Terminal, address: str | None, num_cpus: int
+) -> Outcome:
+    """Runs what the plan says, with a Ray cluster only if anything has to be run."""
+    runner = Runner(plan, store, recorder, terminal)
+    if not any(step.will_run for step in plan.steps.values()):
+        return runner.run()
+    gpus = None if plan.settings.compute.gpus_per_worker else 0
+    cluster.connect(address, num_cpus, gpus)
+    try:
+        return runner.run()
+    finally:
+        cluster.disconnect()

@@ -1,0 +1,225 @@
+"""Every setting of a recipe: its type, its default and what is allowed. Pure data, no behaviour.
+
+Validators look only at their own field and the ones above it, so that one pass finds every problem.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from atjem.models.names import ARCHITECTURES, known_arch
+from data.augment_text import HELP as AUGMENT_HELP
+from data.augment_text import parse_augment
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveAmount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Norm = Literal["L2", "Linf"]
+
+
+def _augment(text: str) -> str:
+    if parse_augment(text) is None:
+        raise ValueError(f"must be {AUGMENT_HELP}")
+    return text
+
+
+Augment = Annotated[str, AfterValidator(_augment)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
+
+
+class Data(Section):
+    in_: str = Field(alias="in", description="images to learn: a name (digits) or a folder of class folders")
+    ood: str = Field("noise-smooth", description="seeds: noise-smooth, noise-uniform or a folder of images")
+    root: str = Field(".", description="where relative paths of `in` and `ood` start")
+    image_size: Positive = Field(
+        description="pixels a side after resizing the short side and centre-cropping"
+    )
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2,
+        description="held out of each class (and of seed folders) when the folder has no split of its own",
+    )
+    max_bad_fraction: Fraction = Field(0.01, description="undecodable images tolerated")
+    paired_views: bool = Field(False, description="both terms of stage 2 see the same real images")
+
+
+class Model(Section):
+    arch: str = Field(description=ARCHITECTURES)
+    channels: Literal[1, 3] = 3
+    checkpoint: str | None = Field(None, description="a model folder whose weights stage 1 starts from")
+
+    @field_validator("arch")
+    @classmethod
+    def _known(cls, arch: str) -> str:
+        if not known_arch(arch):
+            raise ValueError(f"must be {ARCHITECTURES}")
+        return arch
+
+
+class Optimizer(Section):
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: PositiveAmount
+    momentum: Fraction = 0.9
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    weight_decay: Amount = 5e-4
+    schedule: Literal["constant", "cosine", "piecewise"] = "constant"
+    warmup_steps: NonNegative = 0
+    clip_norm: PositiveAmount | None = None
+
+
+class Attack(Section):
+    norm: Norm = "L2"
+    eps: Amount
+    steps: NonNegative
+    step_size: Amount
+
+    @field_validator("step_size")
+    @classmethod
+    def _moves(cls, step_size: float, info: ValidationInfo) -> float:
+        if step_size == 0 and info.data.get("steps", 0) > 0:
+            raise ValueError(f"must be greater than 0, since steps is {info.data['steps']}")
+        return step_size
+
+
+class Stage(Section):
+    steps: NonNegative = Field(description="optimiser steps")
+    batch_size: Positive = Field(description="images a step over all workers")
+    accumulate: Positive = Field(1, description="micro-batches a step")
+    optimizer: Optimizer
+    classifier_attack: Attack
+    augment: Augment = Field("none", description=f"the classifier's view: {AUGMENT_HELP}")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    checkpoint_every: Positive = Field(1000, description="optimiser steps between checkpoints")
+
+    @field_validator("accumulate")
+    @classmethod
+    def _divides(cls, accumulate: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size")
+        if batch_size and batch_size % accumulate:
+            raise ValueError(f"must divide batch_size={batch_size}")
+        return accumulate
+
+
+class Contrastive(Section):
+    step_size: PositiveAmount
+    start_steps: NonNegative = 0
+    max_steps: Positive
+    auc_threshold: Annotated[float, Field(gt=0, le=1)]
+    auc_window_images: Positive = 1000
+    mode: Literal["joint", "marginal"] = "joint"
+
+    @field_validator("max_steps")
+    @classmethod
+    def _reaches(cls, max_steps: int, info: ValidationInfo) -> int:
+        start = info.data.get("start_steps", 0)
+        if start > max_steps:
+            raise ValueError(f"must be at least start_steps={start}")
+        return max_steps
+
+
+class Loss(Section):
+    classifier_weight: Amount = 1.0
+    energy_weight: Amount = 1.0
+    r1_weight: Amount = 0.0
+
+
+class Stage2(Stage):
+    objective: Literal["dat", "at"] = Field(
+        "dat", description="dat: the method; at: stage 1's, for comparison"
+    )
+    contrastive: Contrastive
+    loss: Loss = Loss()
+    augment_energy: Augment = Field("none", description="the energy's view of real images")
+    augment_ood: Augment = Field("none", description="the seeds' view")
+
+
+class Sample(Section):
+    num_samples: Annotated[int, Field(ge=10)]
+    step_size: PositiveAmount
+    steps: Positive
+    step_candidates: tuple[Positive, ...] = Field(
+        (), description="step counts to choose from; [] takes `steps`"
+    )
+    num_selection: Annotated[int, Field(ge=10)] = Field(
+        2560, description="samples the step count is chosen on, from other seeds than the final ones"
+    )
+    mode: Literal["joint", "marginal"] = "joint"
+    batch_size: Positive = Field(100, description="images that ascend together")
+
+
+class Robust(Section):
+    norm: Norm = "L2"
+    eps: PositiveAmount
+    num_images: Positive = 1000
+    attack: Literal["autoattack", "pgd"] = Field("autoattack", description="pgd leaves robust_accuracy out")
+    pgd_steps: Positive = 20
+
+
+class Ood(Section):
+    num_images: Annotated[int, Field(ge=10)] = Field(1000, description="held-out seeds scored for ood_auroc")
+
+
+class Evaluate(Section):
+    stage1: bool = Field(False, description="measure the stage-1 model under the same protocol")
+    feature_extractor: Literal["inception", "classifier"] = "inception"
+    inception_weights: str | None = Field(None, description="file of torch-fidelity's 2015 Inception weights")
+    extractor_steps: Positive = Field(300, description="training steps of the classifier extractor")
+    robust: Robust
+    ood: Ood = Ood()
+
+
+class Compute(Section):
+    num_workers: Positive = 1
+    cpus_per_worker: Positive = 1
+    gpus_per_worker: Amount = 0
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    max_restarts: NonNegative = Field(2, description="times a lost training worker is replaced")
+    stall_timeout: PositiveAmount = Field(
+        1800, description="seconds without a training step before a restart"
+    )
+    log_every: Positive = Field(10, description="optimiser steps between points of the curves")
+
+
+class Settings(Section):
+    seed: NonNegative = 0
+    data: Data
+    model: Model
+    stage1: Stage
+    stage2: Stage2
+    sample: Sample
+    evaluate: Evaluate
+    compute: Compute = Compute()
+
+
+# Settings that cannot change a result; stages may read them, fingerprints leave them out.
+RUNTIME = frozenset(
+    {
+        "data.root",
+        "stage1.checkpoint_every",
+        "stage2.checkpoint_every",
+        "compute.num_workers",
+        "compute.cpus_per_worker",
+        "compute.gpus_per_worker",
+        "compute.max_restarts",
+        "compute.stall_timeout",
+        "compute.log_every",
+    }
+)
+
+
+def flatten(settings: BaseModel) -> dict[str, Any]:
+    """Every leaf by its dotted name, as users write it: {'data.in': 'digits', 'stage1.steps': 300, ...}."""
+    return dict(_leaves("", settings.model_dump(by_alias=True, mode="json")))
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(f"{prefix}.{name}" if prefix else name, inner)
+    else:
+        yield prefix, value

@@ -1,0 +1,1 @@
+"""One module a stage: `run(context)` turns declared inputs into one artifact and returns its metrics."""

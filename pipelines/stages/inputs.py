@@ -1,0 +1,52 @@
+"""Opening what the preprocess stage and the training stages made."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from atjem.models.registry import ModelSpec
+from data.images import Images, open_images
+from data.noise import NoiseImages
+from data.noise_names import KINDS
+from data.rng import stream_seed
+from data.shards import Dataset
+
+
+def read_dataset(data: Path) -> Dataset:
+    return Dataset.read(data / "images")
+
+
+def labelled_images(data: Path, split: str) -> tuple[Images, Tensor]:
+    """The train or test images of a preprocess artifact, with labels (N,)."""
+    return open_images(data / "images", split)
+
+
+def seed_images(data: Path, ood: str, *, held_out: bool, seed: int, channels: int, image_size: int) -> Images:
+    """Seeds to train with, or those held out for sampling: files' splits, or noise of another stream."""
+    if ood in KINDS:
+        return NoiseImages(ood, stream_seed(seed, f"seeds/{held_out}"), channels, image_size)
+    return open_images(data / "seeds", "ood-test" if held_out else "ood-train")[0]
+
+
+def model_spec(data: Path, arch: str) -> ModelSpec:
+    """A network for this data: its classes, channels, size and normalisation."""
+    dataset = read_dataset(data)
+    return ModelSpec(
+        arch,
+        len(dataset.classes),
+        dataset.channels,
+        dataset.image_size,
+        tuple(dataset.mean),
+        tuple(dataset.std),
+    )
+
+
+def as_float(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 pixels to float32 in [0, 1] on the device."""
+    return images.to(device, non_blocking=True).float().div_(255)
+
+
+def pick_device() -> torch.device:
+    """The GPU that Ray gave this process, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,34 @@
+"""Source collections to WebDataset shards: `train`, `test`, and held-out-able seeds when they are files."""
+
+from typing import Any
+
+from data.noise_names import KINDS
+from data.prepare import Job, prepare
+from data.sources import open_source
+from pipelines.context import StageContext
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Artifact: `images/` with splits train and test; `seeds/` with ood-train and ood-test for seed files."""
+    settings = context.settings
+    common = (settings.model.channels, settings.data.image_size, settings.seed)
+    fractions = (settings.data.test_fraction, settings.data.max_bad_fraction)
+    collections = {"images": (settings.data.in_, ("train", "test"))}
+    if settings.data.ood not in KINDS:
+        collections["seeds"] = (settings.data.ood, ("ood-train", "ood-test"))
+    facts: dict[str, Any] = {"metrics": {}, "datasets": {}}
+    for name, (source, splits) in collections.items():
+        folder = context.folder / name
+        folder.mkdir()
+        dataset = prepare(
+            open_source(source, settings.data.root),
+            folder,
+            Job(*common, *fractions, splits),
+            progress=lambda done, total: context.report.progress(done, total, "images"),
+        )
+        facts["datasets"][name] = {"source": source, "sha256": dataset.sha256, "counts": dataset.counts}
+        for split, count in dataset.counts.items():
+            facts["metrics"][f"num_{split.replace('-', '_')}_images"] = count
+        facts["metrics"][f"num_rejected_{name}"] = len(dataset.rejected)
+        facts.setdefault("rejected", []).extend(dataset.rejected)
+    return facts

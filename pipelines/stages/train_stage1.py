@@ -1,0 +1,55 @@
+"""Stage 1: adversarial training with batch statistics, from fresh or imported weights."""
+
+from pathlib import Path
+from typing import Any
+
+import ray.train.torch
+import torch
+
+from atjem.checkpoint import load_weights
+from atjem.checkpoint_files import WEIGHTS_FILE
+from atjem.learner import AdversarialTraining, Batch
+from atjem.models.registry import JointEnergyModel, build_model
+from data.augment import Augmentation
+from data.rng import stream_seed
+from data.stream import Order
+from pipelines.context import StageContext
+from pipelines.stages.inputs import as_float, labelled_images, model_spec
+from pipelines.stages.training import Batches, fit, make_attack, share, train
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Artifact: the EMA model and the training curve. `stage1.steps: 0` publishes the start as it is."""
+    return fit(context, worker, context.settings.stage1)
+
+
+def worker(config: dict[str, Any]) -> None:
+    context: StageContext = config["context"]
+    objective = AdversarialTraining(make_attack(context.settings.stage1.classifier_attack))
+    train(context, context.settings.stage1, _start(context), objective, _batches(context))
+
+
+def _start(context: StageContext) -> JointEnergyModel:
+    settings = context.settings
+    torch.manual_seed(stream_seed(settings.seed, "stage1/weights"))
+    model = build_model(model_spec(context.inputs["data"], settings.model.arch))
+    if settings.model.checkpoint:
+        load_weights(model, Path(settings.model.checkpoint) / WEIGHTS_FILE)
+    return model
+
+
+def _batches(context: StageContext) -> Batches:
+    settings, stage = context.settings, context.settings.stage1
+    device, part = ray.train.torch.get_device(), share(stage)
+    images, labels = labelled_images(context.inputs["data"], "train")
+    order = Order(len(images), stage.batch_size, stream_seed(settings.seed, "stage1/order"))
+    augmentation = Augmentation.parse(stage.augment)
+    augment_seed = stream_seed(settings.seed, "stage1/augment")
+
+    def batch(step: int) -> Batch:
+        indices = order.batch(step)[part]
+        drawn = augmentation.draw(stage.batch_size, augment_seed, step)[part]
+        x = augmentation.apply(as_float(images.get(indices), device), drawn)
+        return Batch(x, labels[indices].to(device))
+
+    return batch

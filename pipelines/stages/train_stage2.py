@@ -1,0 +1,101 @@
+"""Stage 2: dual adversarial training with frozen normalisation, from stage 1's model."""
+
+from typing import Any
+
+import ray.train.torch
+from torch import Tensor
+
+from atjem.checkpoint import load
+from atjem.curriculum import Curriculum, window_length
+from atjem.learner import AdversarialTraining, Batch, DualAdversarialTraining, Objective
+from data.augment import Augmentation
+from data.images import Images
+from data.rng import stream_seed
+from data.stream import Indices, Order
+from pipelines.context import StageContext
+from pipelines.stages.inputs import as_float, labelled_images, seed_images
+from pipelines.stages.training import Batches, fit, make_attack, share, train
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Artifact: the EMA model and the training curve."""
+    return fit(context, worker, context.settings.stage2)
+
+
+def worker(config: dict[str, Any]) -> None:
+    context: StageContext = config["context"]
+    stage = context.settings.stage2
+    contrastive = stage.contrastive
+    curriculum = Curriculum(
+        contrastive.start_steps,
+        contrastive.max_steps,
+        contrastive.auc_threshold,
+        window_length(contrastive.auc_window_images, stage.batch_size),
+    )
+    model = load(context.inputs["start"])
+    train(context, stage, model, _objective(context), _batches(context), curriculum)
+
+
+def _objective(context: StageContext) -> Objective:
+    stage = context.settings.stage2
+    attack = make_attack(stage.classifier_attack)
+    if stage.objective == "at":
+        return AdversarialTraining(attack, freezes_norm=True)
+    return DualAdversarialTraining(
+        attack,
+        stage.contrastive.step_size,
+        stage.contrastive.mode,
+        stage.loss.classifier_weight,
+        stage.loss.energy_weight,
+        stage.loss.r1_weight,
+    )
+
+
+class _View:
+    """One stream of images under its own order and augmentation; a rank's part of each global batch."""
+
+    def __init__(self, context: StageContext, name: str, images: Images, augment: str) -> None:
+        stage, seed = context.settings.stage2, context.settings.seed
+        self.images, self.part, self.batch_size = images, share(stage), stage.batch_size
+        self.order = Order(len(images), stage.batch_size, stream_seed(seed, f"stage2/{name}/order"))
+        self.augmentation = Augmentation.parse(augment)
+        self.augment_seed = stream_seed(seed, f"stage2/{name}/augment")
+        self.device = ray.train.torch.get_device()
+
+    def indices(self, step: int) -> Indices:
+        return self.order.batch(step)[self.part]
+
+    def pixels(self, step: int, indices: Indices) -> Tensor:
+        drawn = self.augmentation.draw(self.batch_size, self.augment_seed, step)[self.part]
+        return self.augmentation.apply(as_float(self.images.get(indices), self.device), drawn)
+
+
+def _batches(context: StageContext) -> Batches:
+    settings, stage, data = context.settings, context.settings.stage2, context.inputs["data"]
+    images, labels = labelled_images(data, "train")
+    channels = load(context.inputs["start"]).spec.channels
+    seeds = seed_images(
+        data,
+        settings.data.ood,
+        held_out=False,
+        seed=settings.seed,
+        channels=channels,
+        image_size=settings.data.image_size,
+    )
+    classifier = _View(context, "classifier", images, stage.augment)
+    energy = _View(context, "energy", images, stage.augment_energy)
+    ood = _View(context, "ood", seeds, stage.augment_ood)
+    paired = settings.data.paired_views
+
+    def batch(step: int) -> Batch:
+        indices = classifier.indices(step)
+        real = indices if paired else energy.indices(step)
+        return Batch(
+            classifier.pixels(step, indices),
+            labels[indices].to(classifier.device),
+            energy.pixels(step, real),
+            labels[real].to(energy.device),
+            ood.pixels(step, ood.indices(step)),
+        )
+
+    return batch

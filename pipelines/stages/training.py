@@ -1,0 +1,211 @@
+"""The training loop of both stages, on Ray Train: restore, step, report, checkpoint, publish."""
+
+import faulthandler
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch.nn.parallel import DistributedDataParallel
+
+from atjem.balls import make_ball
+from atjem.checkpoint import save_model
+from atjem.curriculum import Curriculum
+from atjem.ema import make_ema
+from atjem.learner import Batch, ClassifierAttack, Learner, Objective
+from atjem.models.registry import JointEnergyModel
+from atjem.optim import make_optimizer, make_schedule
+from data.stream import rank_slice
+from pipelines.checkpoints import new_checkpoint, sound_checkpoint
+from pipelines.context import Interrupted, StageContext
+
+if TYPE_CHECKING:
+    from pipelines.settings import Attack, Stage
+
+TRAINER_FILE = "trainer.pt"
+CURVE_FILE = "curve.json"
+Curve = list[dict[str, float]]
+Batches = Callable[[int], Batch]
+
+
+def fit(context: StageContext, worker: Callable[[dict[str, Any]], None], stage: "Stage") -> dict[str, Any]:
+    """Runs `worker({"context": context})` on every Ray Train worker, then publishes the last checkpoint.
+
+    Raises Interrupted when the workers stopped early on request.
+    """
+    compute = context.settings.compute
+    resources = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
+    name = f"{context.checkpoints.parent.name}-{context.checkpoints.name}-{time.time_ns()}"
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"context": context},
+        scaling_config=ScalingConfig(
+            num_workers=compute.num_workers,
+            use_gpu=compute.gpus_per_worker > 0,
+            resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(context.folder.parent / ".ray_train"),
+            failure_config=FailureConfig(max_failures=compute.max_restarts),
+        ),
+    )
+    trainer.fit()
+    return _publish(context, stage.steps)
+
+
+def make_attack(attack: "Attack") -> ClassifierAttack:
+    return ClassifierAttack(make_ball(attack.norm, attack.eps), attack.step_size, attack.steps)
+
+
+def share(stage: "Stage") -> slice:
+    """This worker's part of every global batch."""
+    context = ray.train.get_context()
+    return rank_slice(stage.batch_size, context.get_world_rank(), context.get_world_size())
+
+
+def train(
+    context: StageContext,
+    stage: "Stage",
+    model: JointEnergyModel,
+    objective: Objective,
+    batches: Batches,
+    curriculum: Curriculum | None = None,
+) -> None:
+    """The loop on one worker, from the last sound checkpoint to `stage.steps` or a request to stop."""
+    compute, device = context.settings.compute, ray.train.torch.get_device()
+    torch.set_num_threads(compute.cpus_per_worker)
+    learner = _make_learner(stage, model.to(device), objective, curriculum, compute.precision)
+    first, curve = _restore(context.checkpoints, learner, device)
+    is_lead = ray.train.get_context().get_world_rank() == 0
+    context.report.points(curve if is_lead else [])
+    clock = _Clock(first)
+    for step in range(first, stage.steps):
+        faulthandler.dump_traceback_later(compute.stall_timeout, exit=True, file=sys.__stderr__)
+        metrics = learner.step(batches(step))
+        done = step + 1
+        if done % compute.log_every == 0 or done == stage.steps:
+            curve.append(_point(done, metrics, learner))
+            context.report.points(curve[-1:] if is_lead else [])
+        if is_lead:
+            watched = {
+                **(curve[-1] if curve else {}),
+                "images_per_second": clock.rate(done) * stage.batch_size,
+            }
+            context.report.progress(done, stage.steps, "steps", **watched)
+        stopping = _agree(is_lead and context.report.stopping(), device)
+        if is_lead and (done % stage.checkpoint_every == 0 or done == stage.steps or stopping):
+            _save(context.checkpoints, done, learner, curve)
+        if stopping:
+            break
+    else:
+        if is_lead and first == stage.steps == 0:
+            _save(context.checkpoints, 0, learner, curve)
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _make_learner(
+    stage: "Stage",
+    model: JointEnergyModel,
+    objective: Objective,
+    curriculum: Curriculum | None,
+    precision: str,
+) -> Learner:
+    settings = stage.optimizer
+    optimizer = make_optimizer(
+        model.parameters(),
+        name=settings.name,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
+    )
+    schedule = make_schedule(
+        optimizer, schedule=settings.schedule, warmup_steps=settings.warmup_steps, total_steps=stage.steps
+    )
+    alone = ray.train.get_context().get_world_size() == 1
+    return Learner(
+        model,
+        objective,
+        optimizer,
+        schedule,
+        make_ema(model, stage.ema_decay),
+        curriculum,
+        accumulate=stage.accumulate,
+        clip_norm=settings.clip_norm,
+        precision=_precision(precision, next(model.parameters()).device.type),
+        ddp=None if alone else DistributedDataParallel(model),
+    )
+
+
+def _precision(name: str, device_type: str) -> Callable[[], AbstractContextManager[Any]]:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "fp32"
+    if name == "bf16":
+        return partial(torch.autocast, device_type, dtype=torch.bfloat16)
+    return nullcontext
+
+
+def _restore(folder: Path, learner: Learner, device: torch.device) -> tuple[int, Curve]:
+    """The step to begin with, and the curve so far."""
+    found = sound_checkpoint(folder)
+    if found is None:
+        return 0, []
+    step, path = found
+    state = torch.load(path / TRAINER_FILE, map_location=device, weights_only=True)
+    learner.load_state_dict(state)
+    return step, json.loads((path / CURVE_FILE).read_text())
+
+
+def _save(folder: Path, step: int, learner: Learner, curve: Curve) -> None:
+    with new_checkpoint(folder, step) as path:
+        torch.save(learner.state_dict(), path / TRAINER_FILE)
+        save_model(learner.ema.module if step else learner.model, path)  # type: ignore[arg-type]
+        (path / CURVE_FILE).write_text(json.dumps(curve))
+
+
+def _publish(context: StageContext, steps: int) -> dict[str, Any]:
+    """The EMA model and the curve of the last checkpoint become the artifact."""
+    found = sound_checkpoint(context.checkpoints)
+    if found is None or found[0] < steps:
+        at = "before its first checkpoint" if found is None else f"at step {found[0]} of {steps}"
+        raise Interrupted(f"stopped {at}")
+    for file in found[1].iterdir():
+        if file.name.startswith("model.") or file.name == CURVE_FILE:
+            shutil.copy2(file, context.folder)
+    curve: Curve = json.loads((context.folder / CURVE_FILE).read_text())
+    last = {f"final_{name}": value for name, value in (curve[-1] if curve else {}).items() if name != "step"}
+    return {"metrics": {**last, "steps": steps}}
+
+
+def _point(step: int, metrics: dict[str, torch.Tensor], learner: Learner) -> dict[str, float]:
+    values = {name: value.item() for name, value in sorted(metrics.items())}
+    return {"step": step, **values, "lr": learner.optimizer.param_groups[0]["lr"]}
+
+
+def _agree(stopping: bool, device: torch.device) -> bool:
+    """The first worker's answer, on all workers."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return stopping
+    flag = torch.tensor(float(stopping), device=device)
+    dist.broadcast(flag, src=0)
+    return bool(flag.item())
+
+
+class _Clock:
+    def __init__(self, first: int) -> None:
+        self.first, self.started = first, time.monotonic()
+
+    def rate(self, done: int) -> float:
+        """Steps a second since the loop began."""
+        return (done - self.first) / max(1e-9, time.monotonic() - self.started)

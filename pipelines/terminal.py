@@ -1,0 +1,145 @@
+"""What a person sees: the plan, bars for long steps, the final table. On no terminal, plain lines."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipelines.plan import Plan
+
+_LINE_SECONDS = 10  # between plain progress lines of one stage
+_SHOWN = ("contrastive_steps", "loss", "auroc", "images_per_second")
+_COLOURS = {"run": "yellow", "resume": "yellow", "cached": "green", "ran": "green", "failed": "red"}
+_MAIN_METRICS = (
+    "clean_accuracy",
+    "robust_accuracy",
+    "pgd_accuracy",
+    "ece",
+    "ood_auroc",
+    "frechet_distance",
+    "kernel_distance",
+    "feature_precision",
+    "feature_recall",
+    "class_score",
+    "fid",
+    "is_mean",
+    "sample_steps",
+    "samples_per_second",
+)
+
+
+class Terminal:
+    """Writes to stdout, or to stderr when stdout belongs to JSON. A context: bars end with it."""
+
+    def __init__(self, *, to_stderr: bool) -> None:
+        self.console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal
+        self.bars = Progress(
+            TextColumn("[bold]{task.description:<26}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}  {task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.live,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._printed: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+
+    def __enter__(self) -> "Terminal":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def say(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, markup=False)
+
+    def plan(self, plan: Plan) -> None:
+        """Per stage: what will happen, why, and its fingerprint."""
+        rows = [
+            (name, step.action, step.reason, step.fingerprint or "unknown")
+            for name, step in plan.steps.items()
+        ]
+        self.rows(("stage", "will", "why", "fingerprint"), rows)
+
+    def stages(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Per stage: how it ended."""
+        cells = [
+            (r["name"], r["status"], f"{r['seconds']:.0f} s" if r["seconds"] else "", r["reason"])
+            for r in rows
+        ]
+        self.rows(("stage", "status", "time", "why"), cells)
+
+    def metrics(self, metrics: Mapping[str, float]) -> None:
+        """The final figures, one column a model."""
+        columns = [("stage 2", "")]
+        columns += [
+            (title, prefix)
+            for title, prefix in (("stage 1", "stage1_"), ("plain twin", "plain_"))
+            if any(name.startswith(prefix) for name in metrics)
+        ]
+        rows = [
+            (name, *(_number(metrics.get(prefix + name)) for _, prefix in columns))
+            for name in _MAIN_METRICS
+            if any(prefix + name in metrics for _, prefix in columns)
+        ]
+        if "train_test_frechet_distance" in metrics:
+            distance = _number(metrics["train_test_frechet_distance"])
+            rows.append(("frechet_distance of test images", distance, *[""] * (len(columns) - 1)))
+        self.rows(("metric", *(title for title, _ in columns)), rows)
+
+    def started(self, name: str, reason: str) -> None:
+        self.say(f"{name:<27}starts: {reason}")
+
+    def ended(self, name: str, status: str, seconds: float | None, reason: str) -> None:
+        if name in self._tasks:
+            self.bars.remove_task(self._tasks.pop(name))
+        took = f" in {seconds:.1f} s" if seconds is not None else ""
+        text = f"{name:<27}{status}{took}" + (f": {reason}" if reason else "")
+        self.say(text, _COLOURS.get(status))
+
+    def progress(self, name: str, message: Mapping[str, Any]) -> None:
+        """A stage's latest report; shown once it has taken some seconds."""
+        text = "  ".join(
+            f"{_LABELS.get(k, k)} {message['watched'][k]:.4g}" for k in _SHOWN if k in message["watched"]
+        )
+        if self.live:
+            self._bar(name, message, text)
+        elif time.monotonic() - self._printed.setdefault(name, time.monotonic()) >= _LINE_SECONDS:
+            self._printed[name] = time.monotonic()
+            self.say(f"{name:<27}{message['done']:,}/{message['total']:,} {message['unit']}  {text}")
+
+    def _bar(self, name: str, message: Mapping[str, Any], text: str) -> None:
+        fields = {"unit": message["unit"], "text": text}
+        if name not in self._tasks:
+            self._tasks[name] = self.bars.add_task(name, total=message["total"], **fields)
+        self.bars.update(self._tasks[name], completed=message["done"], total=message["total"], **fields)
+
+    def rows(self, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+        if not self.live:
+            rows = [header, *rows]
+            widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+            for row in rows:
+                self.say(
+                    "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                )
+            return
+        table = Table(*header, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*row, style=None)
+        self.console.print(table, soft_wrap=False)
+
+
+_LABELS = {"contrastive_steps": "T", "images_per_second": "images/s"}
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4g}"

@@ -1,0 +1,223 @@
+"""MLflow, all of it: one experiment a recipe, one parent run a pipeline run, one child run a stage.
+
+Only the driver writes. A run is found again by its tags, so an interrupted pipeline goes on in its own
+runs; points that were logged already are not logged twice.
+"""
+
+import logging
+import os
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from pipelines.fingerprint import ROOT
+from pipelines.redact import redact
+
+_BATCH = 500  # entries a call; the server takes up to 1,000
+_DIGEST_LENGTH = 36  # the longest that MLflow takes
+_OPEN = "RUNNING"
+
+
+class Tracker:
+    """The tracking store of one recipe. Raises MlflowException when the store cannot be reached."""
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None) -> None:
+        """`artifacts`: where a local store's experiment keeps files; None leaves it to the server."""
+        _bound_waiting()
+        self.uri = uri
+        mlflow.set_tracking_uri(uri)
+        self.client = MlflowClient(uri)
+        found = self.client.get_experiment_by_name(experiment)
+        if found is not None:
+            self.experiment_id = found.experiment_id
+        else:
+            location = None if artifacts is None else (artifacts / experiment).resolve().as_uri()
+            self.experiment_id = self.client.create_experiment(experiment, location)
+        self._logged: dict[tuple[str, str], int] = {}
+
+    def open_parent(
+        self, fingerprint: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> str:
+        """The unfinished run of this very pipeline, reopened, or a new one. Returns its id."""
+        self._close_orphans()
+        found = self._search(f"tags.`atjem.kind` = 'pipeline' AND tags.`atjem.fingerprint` = '{fingerprint}'")
+        unfinished = [run for run in found if run.data.tags.get("atjem.status") != "done"]
+        tags = {**tags, "atjem.kind": "pipeline", "atjem.fingerprint": fingerprint, "atjem.status": "running"}
+        tags["atjem.driver"] = _driver()
+        if unfinished:
+            run_id = self._reopen(unfinished[0], tags)
+        else:
+            tags |= {"mlflow.source.name": "pipelines/run.py", "git.commit": git_commit(), **_machine()}
+            run_id = self._create(name, tags)
+            entries = [Param(key, redact(str(value))) for key, value in params.items()]
+            self.client.log_batch(run_id, params=entries)
+        return run_id
+
+    def open_stage(self, parent: str, stage: str, fingerprint: str, tags: Mapping[str, str]) -> str:
+        """The stage's unfinished run under this parent, reopened, or a new one. Returns its id."""
+        found = self._search(f"tags.`mlflow.parentRunId` = '{parent}' AND tags.`atjem.stage` = '{stage}'")
+        same = [run for run in found if run.data.tags.get("atjem.fingerprint") == fingerprint]
+        tags = {**tags, "atjem.status": "running"}
+        if same:
+            return self._reopen(same[0], tags)
+        tags |= {"mlflow.parentRunId": parent, "atjem.stage": stage, "atjem.fingerprint": fingerprint}
+        return self._create(stage, {**tags, "git.commit": git_commit()})
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        entries = [RunTag(key, redact(str(value))[:5000]) for key, value in tags.items()]
+        self.client.log_batch(run_id, tags=entries)
+
+    def metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Final figures; one that is there with the same value is left alone."""
+        there = self.client.get_run(run_id).data.metrics
+        now = int(time.time() * 1000)
+        new = [Metric(key, value, now, 0) for key, value in metrics.items() if there.get(key) != value]
+        self._log_metrics(run_id, new)
+
+    def points(self, run_id: str, points: Iterable[Mapping[str, float]], prefix: str = "") -> None:
+        """Curve points with a 'step'; steps up to the last one logged are passed over."""
+        now = int(time.time() * 1000)
+        new = []
+        for point in points:
+            step = int(point["step"])
+            for name, value in point.items():
+                if name != "step" and step > self._last_step(run_id, key := prefix + name):
+                    new.append(Metric(key, float(value), now, step))
+                    self._logged[run_id, key] = step
+        self._log_metrics(run_id, new)
+
+    def datasets(self, run_id: str, datasets: Mapping[str, Mapping[str, Any]]) -> None:
+        """Dataset inputs from what preprocess says: {name: {source, sha256, counts}}."""
+        if self.client.get_run(run_id).inputs.dataset_inputs:
+            return
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=split,
+                    digest=facts["sha256"][:_DIGEST_LENGTH],
+                    source_type="local",
+                    source=f'{{"uri": "{redact(str(facts["source"]))}"}}',
+                    profile=f'{{"num_images": {count}}}',
+                ),
+                [InputTag("mlflow.data.context", split)],
+            )
+            for facts in datasets.values()
+            for split, count in facts["counts"].items()
+        ]
+        self.client.log_inputs(run_id, inputs)
+
+    def image(self, run_ids: Iterable[str], path: Path, name: str) -> None:
+        """A picture, seen in each run's page and beside other runs' when they are compared."""
+        with Image.open(path) as picture:
+            for run_id in run_ids:
+                self.client.log_image(run_id, picture.convert("RGB"), artifact_file=f"figures/{name}.png")
+
+    def model(self, run_id: str, model: Any, name: str) -> str:
+        """Logs a torch model so that `mlflow.pytorch.load_model` loads it. Returns the model's URI."""
+        logged = self.client.get_run(run_id).outputs
+        if logged is not None and logged.model_outputs:
+            return f"models:/{logged.model_outputs[0].model_id}"
+        with mlflow.start_run(run_id=run_id):
+            info = mlflow.pytorch.log_model(
+                model, name=name, serialization_format="pickle", pip_requirements=["atjem"]
+            )
+        return str(info.model_uri)
+
+    def close(self, run_id: str, status: str, reason: str = "") -> None:
+        """status: done, failed or interrupted."""
+        ended = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[status]
+        self.tag(run_id, {"atjem.status": status, "atjem.reason": reason})
+        self.client.set_terminated(run_id, ended)
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        tags = {key: redact(str(value))[:5000] for key, value in tags.items()}
+        run: Run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        return str(run.info.run_id)
+
+    def _reopen(self, run: Run, tags: Mapping[str, str]) -> str:
+        self.client.update_run(run.info.run_id, status=_OPEN)
+        self.tag(run.info.run_id, tags)
+        return str(run.info.run_id)
+
+    def _search(self, query: str) -> list[Run]:
+        order = ["attributes.start_time DESC"]
+        return list(self.client.search_runs([self.experiment_id], query, order_by=order, max_results=50))
+
+    def _close_orphans(self) -> None:
+        """Runs left RUNNING by a driver of this machine that is gone become KILLED."""
+        for run in self._search(f"attributes.status = '{_OPEN}' AND tags.`atjem.kind` = 'pipeline'"):
+            if _is_gone(run.data.tags.get("atjem.driver", "")):
+                query = f"attributes.status = '{_OPEN}' AND tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+                for orphan in (*self._search(query), run):
+                    self.close(orphan.info.run_id, "interrupted", "its process ended without a word")
+
+    def _last_step(self, run_id: str, key: str) -> int:
+        if (run_id, key) not in self._logged:
+            try:
+                history = self.client.get_metric_history(run_id, key)
+            except MlflowException:
+                history = []
+            self._logged[run_id, key] = max((metric.step for metric in history), default=-1)
+        return self._logged[run_id, key]
+
+    def _log_metrics(self, run_id: str, metrics: list[Metric]) -> None:
+        for start in range(0, len(metrics), _BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+
+def git_commit() -> str:
+    """The project's commit, with '+changes' when the tree differs from it; 'unknown' outside a checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD").strip()
+        return commit + ("+changes" if _git("status", "--porcelain").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "atjem.machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "atjem.python": platform.python_version(),
+    }
+
+
+def _driver() -> str:
+    process = psutil.Process()
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
+
+
+def _is_gone(driver: str) -> bool:
+    """True when the process was on this machine and no longer is."""
+    host, _, rest = driver.partition(":")
+    pid, _, created = rest.partition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(created)) > 2
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _bound_waiting() -> None:
+    """An unreachable server is an error after seconds, not minutes; MLflow's chatter stays off the screen."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""Searches over pipelines: the fourth room. It imports `pipelines`; nobody imports it."""
