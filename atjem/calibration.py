@@ -1,4 +1,4 @@
-"""Does confidence mean what it says? Apart from `atjem.scores`, since torchmetrics takes seconds to import."""
+"""Does confidence mean what it says? Apart from `scores`, since torchmetrics takes seconds to import."""
 
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error

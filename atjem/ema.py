@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def ema_decay(num_updates: int, decay: float) -> float:
     """min(decay, (1 + n) / (10 + n)) after n updates: young averages forget their start quickly."""
@@ -13,7 +15,7 @@ def ema_decay(num_updates: int, decay: float) -> float:
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     """An averaged copy of `model`, buffers (running statistics) included; `.module` is the model to use."""
 
-    def average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+    def average(averaged: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
         weight = 1 - ema_decay(int(num_averaged), decay)
         if averaged[0].is_floating_point():  # one call for each device and dtype
             torch._foreach_lerp_(averaged, current, weight)

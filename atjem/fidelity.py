@@ -28,7 +28,7 @@ _LAYERS = {CLASSIFIER: ("features", "logits"), INCEPTION: ("2048", "logits_unbia
 _KID_SUBSETS, _KID_SUBSET_SIZE, _PRC_NEIGHBOURS, _ISC_SPLITS = 100, 1000, 3, 10
 
 
-class ClassifierFeatures(FeatureExtractorBase):  # type: ignore[misc]
+class ClassifierFeatures(FeatureExtractorBase):
     """A trained classifier of ours as a torch-fidelity extractor: pooled features and logits.
 
     Images are taken as they are, (B, C, H, W) uint8 at the classifier's own size: no resize.

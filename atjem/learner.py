@@ -35,7 +35,7 @@ class Batch:
     def chunks(self, num: int) -> Iterator["Batch"]:
         """Equal micro-batches for gradient accumulation."""
         parts = [[None] * num if t is None else t.chunk(num) for t in self.__dict__.values()]
-        return (Batch(*fields) for fields in zip(*parts, strict=True))  # type: ignore[arg-type]
+        return (Batch(*fields) for fields in zip(*parts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ class DualAdversarialTraining(Objective):
     freezes_norm: bool = True
 
     def terms(self, model: nn.Module, attacked: nn.Module, batch: Batch, num_steps: int) -> Terms:
-        assert batch.x_real is not None and batch.y_real is not None and batch.x_seed is not None
+        assert batch.x_real is not None
+        assert batch.y_real is not None
+        assert batch.x_seed is not None
         x_adv = self.attack(attacked, batch.x, batch.y)
         x_contrast = pgd(
             attacked,
@@ -162,7 +164,7 @@ class Learner:
     ddp: DistributedDataParallel | None = field(default=None)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimiser step on this rank's share of the global batch. Returns scalars, equal on all ranks."""
+        """One optimiser step on this rank's share of the global batch. Returns scalars, the same on all."""
         self.model.train(not self.objective.freezes_norm)
         num_steps = self.curriculum.num_steps if self.curriculum else 0
         self.optimizer.zero_grad(set_to_none=True)

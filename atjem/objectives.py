@@ -11,7 +11,7 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def joint(logits: Tensor, y: Tensor) -> Tensor:
-    """f(x)[y]: climbing it makes x more like class y (DAT's contrastive attack; class-conditional sampling)."""
+    """f(x)[y]: climbing it makes x more like class y (contrastive attack, conditional sampling)."""
     return -energy_from_logits(logits, y)
 
 

@@ -55,4 +55,5 @@ def _check_inside(x_adv: Tensor, x: Tensor, norm: str, eps: float) -> None:
     delta = (x_adv - x).flatten(1)
     size = delta.norm(dim=1).max() if norm == "L2" else delta.abs().max()
     assert size <= eps * 1.001 + 1e-6, f"adversarial images left the {norm} ball: {size} > {eps}"
-    assert x_adv.min() >= 0 and x_adv.max() <= 1, "adversarial images left [0, 1]"
+    assert x_adv.min() >= 0, "adversarial images left [0, 1]"
+    assert x_adv.max() <= 1, "adversarial images left [0, 1]"

@@ -4,10 +4,10 @@ Decoded once and kept in memory when it fits; otherwise each image is read from 
 manifest's offset, which makes any order and any starting point equally cheap.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from data.decode import decode_pixels
 from data.shards import Dataset, read_manifest
 
+Indices = Sequence[int] | np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
 _MEMORY_LIMIT = 2 << 30  # bytes of decoded pixels kept by one process
 _READERS = 4
 
@@ -26,7 +27,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def get(self, indices: Sequence[int]) -> Tensor:
+    def get(self, indices: Indices) -> Tensor:
         """(len(indices), C, H, W) uint8."""
         ...
 
@@ -42,7 +43,8 @@ class MemoryImages:
         size = dataset.image_size
         self.pixels = torch.empty(len(place), dataset.channels, size, size, dtype=torch.uint8)
         found = 0
-        for sample in wds.WebDataset([str(folder / shard) for shard in shards], shardshuffle=False):
+        urls = [str(folder / shard) for shard in shards]
+        for sample in wds.WebDataset(urls, shardshuffle=False, nodesplitter=_all_shards):
             self.pixels[place[sample["__key__"]]] = torch.from_numpy(decode_pixels(sample["png"]).copy())
             found += 1
         if found != len(place):
@@ -51,7 +53,7 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def get(self, indices: Sequence[int]) -> Tensor:
+    def get(self, indices: Indices) -> Tensor:
         return self.pixels[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
 
 
@@ -74,7 +76,7 @@ class ShardImages:
     def __len__(self) -> int:
         return len(self.places)
 
-    def get(self, indices: Sequence[int]) -> Tensor:
+    def get(self, indices: Indices) -> Tensor:
         return torch.from_numpy(np.stack(list(self.pool.map(self._read, indices))))
 
     def _read(self, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -82,6 +84,11 @@ class ShardImages:
         with (self.folder / shard).open("rb") as file:
             file.seek(offset)
             return decode_pixels(file.read(size))
+
+
+def _all_shards(urls: Iterator[str]) -> Iterator[str]:
+    """Every worker keeps the whole split: which images are whose is decided by index, not by shard."""
+    return urls
 
 
 def open_images(folder: Path, split: str) -> tuple[Images, Tensor]:

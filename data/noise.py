@@ -1,12 +1,11 @@
 """Seeds with no files: noise images, a function of (seed, index) alone."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.images import Indices
 from data.noise_names import KINDS
 
 _COARSE = 2  # a smooth image is this many values a side, spread by bilinear interpolation
@@ -27,7 +26,7 @@ class NoiseImages:
     def __len__(self) -> int:
         return 1 << 20
 
-    def get(self, indices: Sequence[int]) -> Tensor:
+    def get(self, indices: Indices) -> Tensor:
         """(len(indices), C, H, W) uint8."""
         side = self.image_size if self.kind == "noise-uniform" else _COARSE
         shape = (self.channels, side, side)

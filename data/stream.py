@@ -4,9 +4,11 @@ There is no state to save: batch number `step` is computed from `step`, so a res
 the very next batch at no cost, and one worker or four see the same global batches.
 """
 
+from typing import Any
+
 import numpy as np
 
-Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+Batch = np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
 
 
 class Order:
@@ -19,7 +21,7 @@ class Order:
         self.batches_per_epoch = num_images // batch_size
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
-    def batch(self, step: int) -> Indices:
+    def batch(self, step: int) -> Batch:
         """Indices of the global batch at `step`, (batch_size,)."""
         epoch, position = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:

@@ -146,17 +146,15 @@ def _show_plan(recipe: Recipe, plan: Plan, store: Store, terminal: Terminal, as_
 
 def _run(recipe: Recipe, plan: Plan, store: Store, tracking_uri: str, options: Options) -> int:
     """Imports Ray and MLflow only now that there is something to run or to record."""
-    from mlflow.exceptions import MlflowException
-
     from pipelines.record import Recorder
     from pipelines.runner import run_plan
-    from pipelines.tracking import Tracker
+    from pipelines.tracking import Tracker, TrackingError
 
     artifacts = None if options.tracking_uri else store.workdir / "mlartifacts"
     try:
         tracker = Tracker(tracking_uri, recipe.name, artifacts)
         recorder = Recorder(tracker, recipe, plan, store.workdir)
-    except MlflowException as error:
+    except TrackingError as error:
         given = redact(tracking_uri)
         raise BadInput(
             [Problem("--tracking-uri", given, f"MLflow says: {str(error).splitlines()[0]}")]
@@ -206,7 +204,7 @@ def _stage_rows(plan: Plan, outcome: Any, recorder: Any, store: Store) -> list[d
                 "fingerprint": main.fingerprint,
                 "run_id": recorder.stage_runs.get(stage) or (manifest or {}).get("run_id"),
                 "seconds": round(sum(outcome.manifests[name]["seconds"] for name in ran), 1) if ran else None,
-                "artifact": str(store.artifact(stage, main.fingerprint)) if manifest else None,
+                "artifact": str(store.artifact(stage, str(main.fingerprint))) if manifest else None,
             }
         )
     return rows

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 
@@ -33,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def read_json_list(path: Path) -> list[Any] | None:
     """The list in a JSON file; None when there is no such file or it is not one."""
     value = _parse(path)
-    return cast("list[Any]", value) if isinstance(value, list) else None
+    return value if isinstance(value, list) else None
 
 
 def _parse(path: Path) -> Any:

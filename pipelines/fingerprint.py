@@ -67,7 +67,7 @@ def _version(name: str) -> str:
 
 def _parse(file: Path) -> ast.Module:
     tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    return _Meaning().visit(tree)  # type: ignore[no-any-return]
+    return _Meaning().visit(tree)
 
 
 class _Meaning(ast.NodeTransformer):

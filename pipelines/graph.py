@@ -49,8 +49,16 @@ def build_graph(settings: Settings) -> dict[str, Node]:
         Node(
             "preprocess",
             {},
-            ("seed", "data.in", "data.ood", "data.root", "data.image_size", "data.test_fraction")
-            + ("data.max_bad_fraction", "model.channels"),
+            (
+                "seed",
+                "data.in",
+                "data.ood",
+                "data.root",
+                "data.image_size",
+                "data.test_fraction",
+                "data.max_bad_fraction",
+                "model.channels",
+            ),
             ("pillow", "webdataset", "scikit-learn"),
         ),
         Node(

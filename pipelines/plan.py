@@ -19,7 +19,7 @@ from pipelines.store import Store
 
 @dataclass(frozen=True)
 class Step:
-    """One node's part in a run. `action`: run, resume, cached or skipped; `fingerprint` None: not known yet."""
+    """One node's part in a run. `action`: run, resume, cached or skipped; no fingerprint: not known yet."""
 
     node: Node
     action: str

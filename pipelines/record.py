@@ -1,4 +1,4 @@
-"""What of a run goes into MLflow: one child run a stage, shared by the stage's nodes; figures on the parent."""
+"""What of a run goes into MLflow: a child run a stage, shared by its nodes; figures on the parent."""
 
 import tempfile
 from collections.abc import Iterable, Mapping

@@ -28,6 +28,8 @@ _BATCH = 500  # entries a call; the server takes up to 1,000
 _DIGEST_LENGTH = 36  # the longest that MLflow takes
 _OPEN = "RUNNING"
 
+TrackingError = MlflowException  # what the store answers when it cannot do what it was asked
+
 
 class Tracker:
     """The tracking store of one recipe. Raises MlflowException when the store cannot be reached."""

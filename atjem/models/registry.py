@@ -27,6 +27,9 @@ class ModelSpec:
 class Normalize(nn.Module):
     """(x - mean) / std as the model's first layer, so that every attack works in pixel space."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))

@@ -1,4 +1,4 @@
-"""Class-balanced samples from held-out seeds, as 8-bit WebDataset shards; the step count chosen beforehand."""
+"""Class-balanced samples from held-out seeds, as 8-bit WebDataset shards; the step count chosen before."""
 
 import time
 from collections.abc import Iterator
@@ -14,10 +14,9 @@ from atjem.fidelity import Features, Statistics, extract, frechet_distance
 from atjem.models.registry import JointEnergyModel
 from atjem.sampling import quantize, sample_at
 from data.decode import encode_png
-from data.images import Images
+from data.images import Images, Indices
 from data.rng import stream_seed
 from data.shards import Dataset, Encoded, write_manifest, write_split
-from data.stream import Indices
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, pick_device, read_dataset, seed_images
 from pipelines.stages.reference_stats import open_extractor, read_reference

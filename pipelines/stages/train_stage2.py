@@ -9,9 +9,9 @@ from atjem.checkpoint import load
 from atjem.curriculum import Curriculum, window_length
 from atjem.learner import AdversarialTraining, Batch, DualAdversarialTraining, Objective
 from data.augment import Augmentation
-from data.images import Images
+from data.images import Images, Indices
 from data.rng import stream_seed
-from data.stream import Indices, Order
+from data.stream import Order
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, seed_images
 from pipelines.stages.training import Batches, fit, make_attack, share, train

@@ -3,7 +3,6 @@
 import faulthandler
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -92,7 +91,7 @@ def train(
     context.report.points(curve if is_lead else [])
     clock = _Clock(first)
     for step in range(first, stage.steps):
-        faulthandler.dump_traceback_later(compute.stall_timeout, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(compute.stall_timeout, exit=True, file=2)
         metrics = learner.step(batches(step))
         done = step + 1
         if done % compute.log_every == 0 or done == stage.steps:
