@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import run
+from pipelines.usage import run_app
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Pipelines of joint energy models.")
+app = typer.Typer(add_completion=False, help="Pipelines of joint energy models.")
 app.command("run")(run)
 
 
@@ -16,10 +17,10 @@ def status(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")] = None,
     workdir: Annotated[str, typer.Option(metavar="DIR")] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="end stdout with one JSON object")] = False,
-) -> None:
+) -> int:
     """What of a recipe is finished, and how to go on."""
-    run(pipeline=pipeline, set_=set_, status=True, workdir=workdir, as_json=as_json)
+    return run(pipeline=pipeline, set_=set_, status=True, workdir=workdir, as_json=as_json)
 
 
 if __name__ == "__main__":
-    app()
+    run_app(app)

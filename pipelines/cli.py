@@ -25,8 +25,9 @@ from pipelines.redact import redact
 from pipelines.status import show_status
 from pipelines.store import Store
 from pipelines.terminal import Terminal
+from pipelines.usage import INTERRUPTED
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,21 @@ class Options:
     tracking_uri: str | None
     workdir: str
     as_json: bool
+
+    @property
+    def command(self) -> str:
+        """The command that goes on with this run."""
+        words = ["python", "pipelines/run.py", "--pipeline", self.pipeline]
+        words += [word for text in self.overrides for word in ("--set", text)]
+        pairs = (
+            ("--from", self.start),
+            ("--until", self.until),
+            ("--ray-address", self.ray_address),
+            ("--tracking-uri", self.tracking_uri),
+            ("--workdir", None if self.workdir == "runs" else self.workdir),
+        )
+        words += [word for option, value in pairs if value for word in (option, value)]
+        return redact(shlex.join(words + ["--json"] * self.as_json))
 
 
 def run(
@@ -73,7 +89,7 @@ def run(
         str, typer.Option(metavar="DIR", help="artifacts, checkpoints and the tracking store")
     ] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="end stdout with one JSON object")] = False,
-) -> None:
+) -> int:
     """Run a recipe: preprocess, train in two stages, sample, evaluate.
 
     The same command again reuses every finished stage and goes on with the others from their last
@@ -90,12 +106,7 @@ def run(
         workdir,
         as_json,
     )
-    try:
-        raise typer.Exit(_main(options, plan_only=plan, status_only=status))
-    except BadInput as bad:
-        for problem in bad.problems:
-            typer.echo(str(problem), err=True)
-        raise typer.Exit(BAD_INPUT) from None
+    return _main(options, plan_only=plan, status_only=status)
 
 
 def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
@@ -108,8 +119,10 @@ def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
         if problems:
             raise BadInput(problems)
         plan = _plan(recipe, Store(workdir), options)
-        show = _show_plan if plan_only else show_status
-        return show(recipe, plan, Store(workdir), Terminal(to_stderr=options.as_json), options.as_json)
+        terminal = Terminal(to_stderr=options.as_json)
+        if plan_only:
+            return _show_plan(recipe, plan, terminal, options.as_json)
+        return show_status(recipe, plan, Store(workdir), terminal, options.command, options.as_json)
     problems += check_settings(recipe.settings) + check_place(workdir, recipe.settings)
     if not options.ray_address:
         problems += check_resources(recipe.settings, local_resources(recipe.settings), "this machine")
@@ -124,7 +137,7 @@ def _plan(recipe: Recipe, store: Store, options: Options) -> Plan:
     return make_plan(recipe.settings, store, start=options.start, until=options.until, force=options.force)
 
 
-def _show_plan(recipe: Recipe, plan: Plan, store: Store, terminal: Terminal, as_json: bool) -> int:
+def _show_plan(recipe: Recipe, plan: Plan, terminal: Terminal, as_json: bool) -> int:
     terminal.plan(plan)
     if as_json:
         stages = [
@@ -177,7 +190,7 @@ def _run(recipe: Recipe, plan: Plan, store: Store, tracking_uri: str, options: O
     terminal.stages(stages)
     if metrics and code == DONE:
         terminal.metrics(metrics)
-    _say_where(terminal, store, tracking_uri, recorder, failed, status)
+    _say_where(terminal, store, tracking_uri, recorder, failed, status, options.command)
     if options.as_json:
         _print_json(recipe.name, recorder.run_id, status, stages, metrics)
     return code
@@ -211,9 +224,14 @@ def _stage_rows(plan: Plan, outcome: Any, recorder: Any, store: Store) -> list[d
 
 
 def _say_where(
-    terminal: Terminal, store: Store, uri: str, recorder: Any, failed: Mapping[str, str], status: str
+    terminal: Terminal,
+    store: Store,
+    uri: str,
+    recorder: Any,
+    failed: Mapping[str, str],
+    status: str,
+    again: str,
 ) -> None:
-    again = shlex.join(["python", *sys.argv])
     for name, reason in failed.items():
         run_id = recorder.stage_runs.get(name.split(".")[0], recorder.run_id)
         typer.echo(redact(f"error: {name}: {reason}; MLflow run {run_id}; to go on: {again}"), err=True)

@@ -2,10 +2,12 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.error import HTTPError
+from urllib.parse import urlparse, urlunparse
+from urllib.request import urlopen
 from uuid import uuid4
 
 from atjem.checkpoint_files import missing_files
@@ -74,17 +76,16 @@ def check_server(uri: str) -> list[Problem]:
     parsed = urlparse(uri)
     if parsed.scheme not in ("http", "https"):
         return []
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    host = parsed._replace(netloc=parsed.netloc.rpartition("@")[2])  # credentials are MLflow's to send
     try:
-        with socket.create_connection((parsed.hostname or "", port), timeout=_CONNECT_SECONDS):
+        with urlopen(urlunparse(host), timeout=_CONNECT_SECONDS):
             return []
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        return [
-            Problem(
-                "--tracking-uri", uri, f"no MLflow server answers there ({reason}); start it or give another"
-            )
-        ]
+    except HTTPError:
+        return []  # it answers; whether it lets us in, MLflow will say
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        allowed = f"no MLflow server answers there ({reason}); start it or give another"
+        return [Problem("--tracking-uri", uri, allowed)]
 
 
 def local_resources(settings: Settings) -> dict[str, float]:

@@ -11,5 +11,8 @@ if __name__ == "__main__":
     import typer
 
     from pipelines.cli import run
+    from pipelines.usage import run_app
 
-    typer.run(run)
+    app = typer.Typer(add_completion=False)
+    app.command()(run)
+    run_app(app)

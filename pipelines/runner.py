@@ -59,7 +59,7 @@ class Runner:
         needs = {name: set(step.node.needs.values()) for name, step in self.plan.steps.items()}
         order = TopologicalSorter(needs)
         order.prepare()
-        with self._signals():
+        with self.signals():
             while order.is_active() and not self.outcome.interrupted:
                 for name in order.get_ready():
                     self._begin(name)
@@ -181,7 +181,7 @@ class Runner:
             self.outcome.interrupted = True
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM ask for an end; a second one does not wait for checkpoints."""
 
         def request(_signal: int, _frame: FrameType | None) -> None:
@@ -203,7 +203,8 @@ def run_plan(
     if not any(step.will_run for step in plan.steps.values()):
         return runner.run()
     gpus = None if plan.settings.compute.gpus_per_worker else 0
-    cluster.connect(address, num_cpus, gpus)
+    with runner.signals():
+        cluster.connect(address, num_cpus, gpus)
     try:
         return runner.run()
     finally:

@@ -1,7 +1,6 @@
 """What is finished, what is not, and the command that goes on."""
 
 import json
-import shlex
 import sys
 from typing import Any
 
@@ -12,14 +11,15 @@ from pipelines.store import Store
 from pipelines.terminal import Terminal
 
 
-def show_status(recipe: Recipe, plan: Plan, store: Store, terminal: Terminal, as_json: bool) -> int:
+def show_status(
+    recipe: Recipe, plan: Plan, store: Store, terminal: Terminal, command: str, as_json: bool
+) -> int:
     """Prints one row a node, from the workdir alone: no Ray, no MLflow."""
     rows = [_row(step, store) for step in plan.steps.values()]
     terminal.rows(("stage", "is", "last checkpoint", "why"), [tuple(map(str, row.values())) for row in rows])
     unfinished = [row for row in rows if row["is"] != "finished"]
     if unfinished:
-        again = [word for word in sys.argv if word not in ("--status", "--json")]
-        terminal.say(f"to go on: {shlex.join(['python', *again])}")
+        terminal.say(f"to go on: {command.removesuffix(' --json')}")
     else:
         terminal.say("everything is finished; the same command shows the metrics again")
     if as_json:

@@ -1,0 +1,30 @@
+"""Command lines end in exit codes and one-line errors, never in tracebacks or boxes."""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from pipelines.problems import BadInput, Problem
+
+BAD_INPUT, INTERRUPTED = 2, 130
+# click's UsageError, wherever this version of typer keeps it
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Runs a command line and ends the process: 2 for bad input, 130 for Ctrl-C, else what it returns."""
+    try:
+        code = app(standalone_mode=False)
+    except BadInput as bad:
+        for problem in bad.problems:
+            typer.echo(str(problem), err=True)
+        code = BAD_INPUT
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted before any stage began", err=True)
+        code = INTERRUPTED
+    except _UsageError as error:
+        message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+        typer.echo(str(Problem("command line", message, "--help lists what is allowed")), err=True)
+        code = BAD_INPUT
+    sys.exit(code or 0)
