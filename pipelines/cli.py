@@ -198,22 +198,21 @@ def _run(recipe: Recipe, plan: Plan, store: Store, tracking_uri: str, options: O
 
 def _stage_rows(plan: Plan, outcome: Any, recorder: Any, store: Store) -> list[dict[str, Any]]:
     """One row a stage: of its nodes, the worst status, the summed seconds, the main node's artifact."""
-    rank = ["failed", "resumed", "ran", "skipped", "cached"]
+    rank = ["failed", "skipped", "resumed", "ran", "cached"]
     rows = []
     for stage, main in plan.steps.items():
         if main.node.part:
             continue
-        names = [
-            name for name, step in plan.steps.items() if step.node.stage == stage and name in outcome.status
-        ]
-        worst = min(names, key=lambda name: rank.index(outcome.status[name]), default=None)
-        ran = [name for name in names if outcome.status[name] in ("ran", "resumed")]
+        names = [name for name, step in plan.steps.items() if step.node.stage == stage]
+        status = {name: outcome.status.get(name, "skipped") for name in names}
+        worst = min(names, key=lambda name: rank.index(status[name]))
+        ran = [name for name in names if status[name] in ("ran", "resumed")]
         manifest = outcome.manifests.get(stage)
         rows.append(
             {
                 "name": stage,
-                "status": outcome.status[worst] if worst else "skipped",
-                "reason": outcome.reason[worst] if worst else "interrupted before it began",
+                "status": status[worst],
+                "reason": outcome.reason.get(worst, "interrupted before it began"),
                 "fingerprint": main.fingerprint,
                 "run_id": recorder.stage_runs.get(stage) or (manifest or {}).get("run_id"),
                 "seconds": round(sum(outcome.manifests[name]["seconds"] for name in ran), 1) if ran else None,

@@ -37,9 +37,8 @@ def code_digests(module: str, root: Path = ROOT) -> dict[str, str]:
         file = module_file(pending.pop(), root)
         if file is None or (name := file.relative_to(root).as_posix()) in found:
             continue
-        tree = _parse(file)
-        pending += _imports(tree, root)
-        found[name] = digest(ast.dump(tree))
+        found[name], imports = _meaning(file.read_text(encoding="utf-8"))
+        pending += [inner if module_file(inner, root) else module for module, inner in imports]
     return dict(sorted(found.items()))
 
 
@@ -65,9 +64,11 @@ def _version(name: str) -> str:
         return "absent"
 
 
-def _parse(file: Path) -> ast.Module:
-    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    return _Meaning().visit(tree)
+@cache
+def _meaning(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Digest of what the text of a module does, and its imports."""
+    tree = _Meaning().visit(ast.parse(text))
+    return digest(ast.dump(tree)), tuple(_imports(tree))
 
 
 class _Meaning(ast.NodeTransformer):
@@ -78,7 +79,7 @@ class _Meaning(ast.NodeTransformer):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
                 node.body = node.body[1:] or [ast.Pass()]
-        return self.generic_visit(node)
+        return super().visit(node)
 
     def visit_If(self, node: ast.If) -> Any:
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -86,11 +87,10 @@ class _Meaning(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _imports(tree: ast.Module, root: Path) -> Iterator[str]:
+def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(module, module.name) for each import: the second is a module itself, or a name in the first."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if module_file(inner, root) else node.module
+            yield from ((node.module, f"{node.module}.{alias.name}") for alias in node.names)

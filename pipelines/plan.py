@@ -5,6 +5,7 @@ Nothing here imports torch, Ray or MLflow, and no image is read.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.noise_names import KINDS
@@ -15,6 +16,8 @@ from pipelines.graph import STAGES, Node, build_graph, stage_needs
 from pipelines.problems import BadInput, Problem
 from pipelines.settings import RUNTIME, Settings, flatten
 from pipelines.store import Store
+
+_FILES = ("model.checkpoint", "evaluate.inception_weights")  # settings that name files: contents count
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,19 @@ def make_plan(
 def hashed_settings(node: Node, settings: Settings) -> dict[str, Any]:
     """The flat settings that the node reads and that can change its result."""
     return {
-        name: value
+        name: _file_identity(str(value)) if name in _FILES and value else value
         for name, value in flatten(settings).items()
         if name not in RUNTIME and any(name == path or name.startswith(f"{path}.") for path in node.reads)
     }
+
+
+def _file_identity(path: str) -> list[str]:
+    """What a path leads to, without reading it: sizes and times of its files."""
+    root = Path(path)
+    files = sorted(file for file in root.iterdir() if file.is_file()) if root.is_dir() else [root]
+    return [
+        f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files if file.is_file()
+    ]
 
 
 def source_identities(settings: Settings) -> dict[str, str] | None:

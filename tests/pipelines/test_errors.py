@@ -1,0 +1,144 @@
+"""Bad input: exit code 2, one line a problem, all of them at once, before any work."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+def _tree(folder: Path, classes: int, images: int, *, broken: bool = False) -> Path:
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for index in range(images):
+            path = folder / f"class{label}" / f"{index}.png"
+            if broken:
+                path.write_bytes(b"no image")
+            else:
+                Image.new("L", (8, 8), (index * 7 + label * 90) % 256).save(path)
+    return folder
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Accepts connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://user:planted-secret@127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "named", "allowed"),
+    [
+        ("stage2.contrastiv=3", "stage2.contrastiv", "did you mean 'stage2.contrastive'"),
+        ("sample.num_samples=many", "sample.num_samples", "integer"),
+        ("stage1.classifier_attack.eps=-1", "stage1.classifier_attack.eps", "greater than or equal to 0"),
+        ("stage2.classifier_attack.step_size=0", "stage2.classifier_attack.step_size", "steps is 7"),
+        ("evaluate.robust.norm=L3", "evaluate.robust.norm", "'L2' or 'Linf'"),
+        ("compute.num_workers=4096", "compute.num_workers", "4096 workers x 1 CPUs = 4096 CPUs asked for"),
+        ("model.arch=wrn-11-1", "model.arch", "wrn-DEPTH-WIDTH"),
+        ("stage1.augment=crop+spin", "stage1.augment", "crop<pixels>"),
+        ("stage2.contrastive.max_steps=2", "stage2.contrastive.max_steps", "start_steps=10"),
+        ("stage1.accumulate=7", "stage1.accumulate", "batch_size=64"),
+        ("stage1.batch_size=100000", "stage1.batch_size", "training images"),
+        ("data=5", "data", "dictionary"),
+        ("data.in=/no/such/folder", "data.in", "does not exist"),
+        ("data.in=digit", "data.in", "neither a folder nor one of digits"),
+        ("data.ood=/no/such/folder", "data.ood", "does not exist"),
+        ("model.checkpoint=/no/such/model", "model.checkpoint", "model.safetensors"),
+        ("evaluate.inception_weights=/no/file", "", ""),
+        ("nonsense", "--set", "key.path=value"),
+    ],
+)
+def test_bad_setting(pipeline, tmp_path, setting, named, allowed):
+    extra = ["--set", "evaluate.feature_extractor=inception"] if "inception" in setting else []
+    result = pipeline("--pipeline", "digits", "--workdir", str(tmp_path), "--set", setting, *extra)
+    assert result.code == 2
+    assert len(result.errors) >= 1
+    assert any(line.startswith(f"error: {named}") and allowed in line for line in result.errors)
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_every_problem_is_reported_at_once(pipeline, silent_server, tmp_path):
+    unwritable = tmp_path / "file"
+    unwritable.write_text("")
+    result = pipeline(
+        "--pipeline", "digits", "--workdir", str(unwritable / "runs"), "--tracking-uri", silent_server,
+        *("--set", "stage1.classifier_attack.eps=-1"),
+        *("--set", "sample.num_sample=3"),
+        *("--set", "data.in=/no/such/folder"),
+        *("--set", "compute.num_workers=4096"),
+    )  # fmt: skip
+    assert result.code == 2
+    where = sorted(line.split(":")[1].strip() for line in result.errors)
+    assert where == [
+        "--tracking-uri",
+        "--workdir",
+        "compute.num_workers",
+        "data.in",
+        "sample.num_sample",
+        "stage1.batch_size",
+        "stage1.classifier_attack.eps",
+        "stage2.batch_size",
+    ]
+    assert "planted-secret" not in result.err + result.out
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "broken", "text"),
+    [(0, 0, False, "no image file"), (1, 40, False, "one class"), (3, 40, True, "can be decoded")],
+    ids=["empty", "one-class", "undecodable"],
+)
+def test_useless_folder(pipeline, tmp_path, classes, images, broken, text):
+    folder = _tree(tmp_path / "images", classes, images, broken=broken)
+    folder.mkdir(exist_ok=True)
+    result = pipeline(
+        "--pipeline", "digits", "--workdir", str(tmp_path / "runs"), "--set", f"data.in={folder}"
+    )
+    assert result.code == 2
+    assert any(line.startswith("error: data.in: ") and text in line for line in result.errors)
+
+
+def test_damaged_checkpoint_is_refused(pipeline, tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    result = pipeline(
+        "--pipeline", "digits", "--workdir", str(tmp_path), "--set", f"model.checkpoint={tmp_path}"
+    )
+    assert result.code == 2
+    assert any("model.json does not describe a model" in line for line in result.errors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--pipeline", "digit"], "did you mean 'digits'?"),
+        (["--pipeline", "no/such.yaml"], "no such file"),
+        (["--pipeline", "../pipelines/digits"], "use one of digits"),
+        ([], "Missing option '--pipeline'"),
+        (["--pipeline", "digits", "--bogus"], "No such option: --bogus"),
+        (["--pipeline", "digits", "--from", "sampel"], "use one of preprocess"),
+        (["--pipeline", "digits", "--from", "sample"], "has no finished artifact"),
+    ],
+    ids=["near-miss", "no-file", "path-separators", "no-recipe", "no-option", "no-stage", "from-too-late"],
+)
+def test_bad_usage(pipeline, tmp_path, arguments, text):
+    result = pipeline(*arguments, cwd=tmp_path)
+    assert result.code == 2
+    assert len(result.errors) == 1
+    assert text in result.errors[0]
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    "content", ["[1, 2]", "a: [", "a: !!python/object:os.system x"], ids=["list", "torn", "tag"]
+)
+def test_recipe_file_that_is_none(pipeline, tmp_path, content):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(content)
+    result = pipeline("--pipeline", str(recipe))
+    assert result.code == 2
+    assert result.errors[0].startswith(f"error: {recipe}: ")

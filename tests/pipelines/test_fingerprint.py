@@ -1,0 +1,162 @@
+"""Edit this file -> these stages re-run: fingerprints follow code by meaning, settings by use."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.fingerprint import PACKAGES, ROOT, code_digests, digest
+from pipelines.graph import STAGES, build_graph
+from pipelines.plan import make_plan
+from pipelines.recipe import load_recipe
+from pipelines.settings import RUNTIME, flatten
+from pipelines.store import Store
+
+ALL = set(STAGES)
+TRAINING = {"train_stage1", "train_stage2"}
+DOWNSTREAM_OF_TRAINING = TRAINING | {"sample", "evaluate_fidelity", "evaluate_classifier"}
+EXTRACTOR = {"reference_stats", "sample", "evaluate_fidelity"}
+
+EDITS = [
+    ("data/decode.py", ALL),
+    ("data/shards.py", ALL),
+    ("data/augment.py", DOWNSTREAM_OF_TRAINING),
+    ("data/check.py", set()),
+    ("atjem/curriculum.py", DOWNSTREAM_OF_TRAINING | EXTRACTOR),
+    ("atjem/sampling.py", {"sample", "evaluate_fidelity"}),
+    ("atjem/fidelity.py", EXTRACTOR),
+    ("atjem/robustness.py", {"evaluate_classifier"}),
+    ("atjem/calibration.py", {"evaluate_classifier"}),
+    ("atjem/counterfactuals.py", set()),
+    ("atjem/__init__.py", set()),
+    (
+        "pipelines/stages/train_stage2.py",
+        {"train_stage2", "sample", "evaluate_fidelity", "evaluate_classifier"},
+    ),
+    ("pipelines/stages/sample.py", {"sample", "evaluate_fidelity"}),
+    ("pipelines/stages/evaluate_fidelity.py", {"evaluate_fidelity"}),
+    ("pipelines/checkpoints.py", DOWNSTREAM_OF_TRAINING),
+    ("pipelines/cli.py", set()),
+    ("pipelines/tracking.py", set()),
+    ("pipelines/record.py", set()),
+    ("pipelines/figures.py", set()),
+    ("pipelines/runner.py", set()),
+    ("pipelines/store.py", set()),
+    ("pipelines/settings.py", set()),
+]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+def _stale_stages(root: Path, before: dict[str, dict[str, str]]) -> set[str]:
+    """Stages whose own code changed, and every stage that needs one."""
+    graph = build_graph(load_recipe("digits")[0].settings)
+    stale = {name for name, node in graph.items() if code_digests(node.module, root) != before[name]}
+    while more := {name for name, node in graph.items() if stale & set(node.needs.values())} - stale:
+        stale |= more
+    return {graph[name].stage for name in stale if graph[name].part != "plain"}
+
+
+@pytest.mark.parametrize(("file", "expected"), EDITS, ids=[file for file, _ in EDITS])
+def test_edited_file_reruns_its_stages(copy, file, expected):
+    graph = build_graph(load_recipe("digits")[0].settings)
+    before = {name: code_digests(node.module, copy) for name, node in graph.items()}
+    path = copy / file
+    text = path.read_text()
+    try:
+        path.write_text(text + "\nEDITED = 1\n")
+        assert _stale_stages(copy, before) == expected
+        path.write_text(f"# a comment\n{text}\n# another\n")
+        assert _stale_stages(copy, before) == set()
+    finally:
+        path.write_text(text)
+
+
+def test_docstrings_do_not_count_and_code_does(copy):
+    path = copy / "atjem" / "sampling.py"
+    text = path.read_text()
+    before = code_digests("atjem.sampling", copy)
+    try:
+        path.write_text(text.replace('"""Generates one image', '"""Makes one image'))
+        assert code_digests("atjem.sampling", copy) == before
+        path.write_text(text.replace("mul(255)", "mul(254)"))
+        assert code_digests("atjem.sampling", copy) != before
+    finally:
+        path.write_text(text)
+
+
+def _fingerprints(*overrides: str) -> dict[str, str | None]:
+    recipe, problems = load_recipe("digits", overrides)
+    assert not problems
+    plan = make_plan(recipe.settings, Store(Path("nowhere")))
+    return {name: step.fingerprint for name, step in plan.steps.items()}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=1", ALL),
+        ("data.test_fraction=0.3", ALL),
+        ("stage1.optimizer.lr=0.2", DOWNSTREAM_OF_TRAINING),
+        (
+            "stage2.contrastive.step_size=0.4",
+            {"train_stage2", "sample", "evaluate_fidelity", "evaluate_classifier"},
+        ),
+        ("sample.step_size=0.1", {"sample", "evaluate_fidelity"}),
+        ("evaluate.robust.eps=0.5", {"evaluate_classifier"}),
+        ("compute.precision=bf16", DOWNSTREAM_OF_TRAINING),
+        ("compute.num_workers=2", set()),
+        ("stage2.checkpoint_every=7", set()),
+        ("compute.log_every=1", set()),
+    ],
+)
+def test_setting_changes_its_stages(override, expected):
+    before, after = _fingerprints(), _fingerprints(override)
+    graph = build_graph(load_recipe("digits")[0].settings)
+    assert {graph[name].stage for name in before if before[name] != after[name]} == expected
+
+
+def test_every_setting_is_read_by_a_stage_or_the_runner():
+    settings = load_recipe("digits")[0].settings
+    reads = {path for node in build_graph(settings).values() for path in node.reads}
+    runner = {"evaluate.stage1"}
+    unread = {
+        name
+        for name in flatten(settings)
+        if name not in runner and not any(name == path or name.startswith(f"{path}.") for path in reads)
+    }
+    assert unread == set()
+    assert flatten(settings).keys() >= RUNTIME
+
+
+def test_every_setting_name_occurs_in_the_code():
+    code = "".join(
+        file.read_text()
+        for package in ("pipelines", "atjem", "data")
+        for file in (ROOT / package).rglob("*.py")
+        if file.name != "settings.py"
+    )
+    names = {name.split(".")[-1] for name in flatten(load_recipe("digits")[0].settings)}
+    names = {"in_" if name == "in" else name for name in names}
+    assert {name for name in names if f".{name}" not in code} == set()
+
+
+def test_package_inits_have_no_effect_on_import():
+    """Closures leave parents' __init__ out, which is sound only while these do nothing."""
+    import ast
+
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("__init__.py"):
+            kinds = {type(node) for node in ast.parse(file.read_text()).body}
+            assert kinds <= {ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.FunctionDef}, file
+
+
+def test_digest_does_not_depend_on_key_order():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})

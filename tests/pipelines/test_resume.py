@@ -1,0 +1,115 @@
+"""Killed and started again: the same command goes on, loses nothing, and ends with the very same weights."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, command, reduced_arguments
+from mlflow import MlflowClient
+from PIL import Image
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+STEPS = {"stage2__steps": 400, "stage2__checkpoint_every": 20, "evaluate__stage1": "false"}
+
+
+def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command(*arguments), stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+        )
+
+
+def _wait_for_step(workdir: Path, step: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        steps = [int(p.name[5:]) for p in workdir.glob("checkpoints/train_stage2/*/step_*")]
+        if max(steps, default=0) >= step:
+            return
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    pytest.fail(f"no checkpoint at step {step}: {log.read_text()}")
+
+
+def _weights(workdir: Path) -> bytes:
+    (file,) = workdir.glob("artifacts/train_stage2/*/model.safetensors")
+    return file.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(pipeline, tmp_path_factory) -> bytes:
+    workdir = tmp_path_factory.mktemp("whole")
+    result = pipeline(*reduced_arguments(workdir, **STEPS), "--until", "train_stage2")
+    assert result.code == 0, result.err
+    return _weights(workdir)
+
+
+@pytest.mark.parametrize(
+    ("sign", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)],
+    ids=["kill", "int", "term"],
+)
+def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_path, sign, code):
+    log = tmp_path / "log"
+    arguments = [*reduced_arguments(tmp_path / "runs", **STEPS), "--until", "train_stage2"]
+    process = _start(arguments, log)
+    _wait_for_step(tmp_path / "runs", 40, process, log)
+    os.kill(process.pid, sign)
+    assert process.wait(timeout=60) == code, log.read_text()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.`atjem.kind` = 'pipeline'")
+    assert parent.info.status == ("RUNNING" if sign == signal.SIGKILL else "KILLED")
+    if sign == signal.SIGKILL:
+        time.sleep(5)  # its Ray processes notice within seconds and end
+    status = pipeline(*arguments, "--status", "--json").json
+    stage2 = next(row for row in status["stages"] if row["stage"] == "train_stage2")
+    assert stage2["is"] == "unfinished"
+
+    result = pipeline(*arguments, "--json")
+    assert result.code == 0, result.err
+    statuses = {stage["name"]: stage["status"] for stage in result.json["stages"]}
+    assert statuses["train_stage2"] == "resumed"
+    assert statuses["train_stage1"] == "cached"
+    assert _weights(tmp_path / "runs") == uninterrupted
+
+    assert result.json["run_id"] == parent.info.run_id
+    runs = client.search_runs([experiment], "")
+    assert [run.info.status for run in runs] == ["FINISHED"] * len(runs)
+    (stage_run,) = [run for run in runs if run.data.tags.get("atjem.stage") == "train_stage2"]
+    steps = [point.step for point in client.get_metric_history(stage_run.info.run_id, "loss")]
+    assert steps == list(range(5, 401, 5))
+
+
+def test_own_folders_and_two_workers(pipeline, tmp_path):
+    """Class folders for data, a flat folder for seeds, one damaged image; two Ray Train workers."""
+    for label in ("cat o'nine", "chien é"):
+        folder = tmp_path / "images" / label
+        folder.mkdir(parents=True)
+        for index in range(50):
+            Image.effect_noise((12, 9), 40 + 60 * (label < "ch")).save(folder / f"{index} x.png")
+    (tmp_path / "images" / "chien é" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "seeds").mkdir()
+    for index in range(60):
+        Image.effect_noise((16, 16), 90).save(tmp_path / "seeds" / f"{index}.jpg")
+    sizes = {"stage1__batch_size": 16, "stage2__batch_size": 16, "stage1__steps": 6, "stage2__steps": 6}
+    arguments = reduced_arguments(
+        tmp_path / "runs", **sizes, data__in=tmp_path / "images", data__ood=tmp_path / "seeds"
+    )
+    extra = [
+        "--set",
+        "compute.num_workers=2",
+        "--set",
+        "sample.num_samples=20",
+        "--set",
+        "sample.num_selection=20",
+    ]
+    result = pipeline(*arguments, *extra, "--json")
+    assert result.code == 0, result.err
+    metrics = result.json["metrics"]
+    assert metrics["num_rejected_images"] == 1
+    assert metrics["num_ood_test_images"] == 12
+    assert 0 <= metrics["clean_accuracy"] <= 1
