@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import typer
 
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import (
+    check_cluster,
     check_place,
     check_resources,
     check_server,
@@ -127,7 +129,7 @@ def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
     if not options.ray_address:
         problems += check_resources(recipe.settings, local_resources(recipe.settings), "this machine")
     tracking_uri = options.tracking_uri or f"sqlite:///{workdir / 'mlflow.db'}"
-    problems += check_server(tracking_uri)
+    problems += check_server(tracking_uri) + check_cluster(options.ray_address)
     if problems:
         raise BadInput(problems)
     return _run(recipe, _plan(recipe, Store(workdir), options), Store(workdir), tracking_uri, options)
@@ -159,25 +161,28 @@ def _show_plan(recipe: Recipe, plan: Plan, terminal: Terminal, as_json: bool) ->
 
 def _run(recipe: Recipe, plan: Plan, store: Store, tracking_uri: str, options: Options) -> int:
     """Imports Ray and MLflow only now that there is something to run or to record."""
+    from pipelines import cluster
     from pipelines.record import Recorder
-    from pipelines.runner import run_plan
+    from pipelines.runner import Runner
     from pipelines.tracking import Tracker, TrackingError
 
-    artifacts = None if options.tracking_uri else store.workdir / "mlartifacts"
-    try:
-        tracker = Tracker(tracking_uri, recipe.name, artifacts)
-        recorder = Recorder(tracker, recipe, plan, store.workdir)
-    except TrackingError as error:
-        given = redact(tracking_uri)
-        raise BadInput(
-            [Problem("--tracking-uri", given, f"MLflow says: {str(error).splitlines()[0]}")]
-        ) from error
-    with Terminal(to_stderr=options.as_json) as terminal:
+    local = local_resources(recipe.settings)
+    with ExitStack() as stack:
+        if needs_work(plan):
+            session = cluster.session(options.ray_address, int(local["CPU"]), int(local.get("GPU", 0)))
+            if problems := check_resources(recipe.settings, stack.enter_context(session), "the cluster"):
+                raise BadInput(problems)
+        artifacts = None if options.tracking_uri else store.workdir / "mlartifacts"
+        try:
+            recorder = Recorder(Tracker(tracking_uri, recipe.name, artifacts), recipe, plan, store.workdir)
+        except TrackingError as error:
+            allowed = f"MLflow says: {str(error).splitlines()[0]}"
+            raise BadInput([Problem("--tracking-uri", tracking_uri, allowed)]) from error
+        terminal = stack.enter_context(Terminal(to_stderr=options.as_json))
         terminal.say(f"{recipe.name}: run {recorder.run_id}, workdir {store.workdir}")
         if needs_work(plan):
             terminal.plan(plan)
-        cpus = int(local_resources(recipe.settings)["CPU"])
-        outcome = run_plan(plan, store, recorder, terminal, options.ray_address, cpus)
+        outcome = Runner(plan, store, recorder, terminal).run()
     status, code = "done", DONE
     if outcome.failed:
         status, code = "failed", FAILED

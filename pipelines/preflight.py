@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
@@ -86,6 +87,19 @@ def check_server(uri: str) -> list[Problem]:
         reason = getattr(error, "reason", None) or error
         allowed = f"no MLflow server answers there ({reason}); start it or give another"
         return [Problem("--tracking-uri", uri, allowed)]
+
+
+def check_cluster(address: str | None) -> list[Problem]:
+    """Something listens at a Ray cluster's address; Ray itself would wait for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # 'auto', or an address that Ray will refuse by itself
+        return []
+    try:
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
+            return []
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return [Problem("--ray-address", str(address), f"no Ray cluster answers there ({reason})")]
 
 
 def local_resources(settings: Settings) -> dict[str, float]:

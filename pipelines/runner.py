@@ -12,7 +12,6 @@ from typing import Any
 
 import ray
 
-from pipelines import cluster
 from pipelines.causes import cause
 from pipelines.channel import open_mailbox
 from pipelines.execute import Task, execute
@@ -193,19 +192,3 @@ class Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def run_plan(
-    plan: Plan, store: Store, recorder: Recorder, terminal: Terminal, address: str | None, num_cpus: int
-) -> Outcome:
-    """Runs what the plan says, with a Ray cluster only if anything has to be run."""
-    runner = Runner(plan, store, recorder, terminal)
-    if not any(step.will_run for step in plan.steps.values()):
-        return runner.run()
-    gpus = None if plan.settings.compute.gpus_per_worker else 0
-    with runner.signals():
-        cluster.connect(address, num_cpus, gpus)
-    try:
-        return runner.run()
-    finally:
-        cluster.disconnect()
