@@ -75,8 +75,10 @@ class Runner:
             need for need in step.node.needs.values() if self.outcome.status[need] in ("failed", "skipped")
         ]
         stale = [need for need in step.node.needs.values() if need in self.changed]
-        if step.action == "skipped" or (broken and step.action != "cached"):
-            self._settle(name, "skipped", f"needs {broken[0]}" if broken else step.reason)
+        if step.action == "skipped":
+            self._settle(name, "skipped", step.reason)
+        elif broken and step.action != "cached":
+            self._settle(name, "skipped", f"needs {broken[0]}")
         elif step.will_run or stale:
             self._start(step, f"{stale[0]} came out differently" if stale else step.reason)
         else:
@@ -90,7 +92,8 @@ class Runner:
         self.outcome.status[name], self.outcome.reason[name] = status, reason
         self.settled.append(name)
         seconds = self.outcome.manifests[name]["seconds"] if status in ("ran", "resumed") else None
-        self.terminal.ended(name, status, seconds, "" if status in ("ran", "resumed") else reason)
+        if self.plan.steps[name].action != "skipped":
+            self.terminal.ended(name, status, seconds, "" if status in ("ran", "resumed") else reason)
 
     def _start(self, step: Step, reason: str) -> None:
         node, fingerprint = step.node, step.fingerprint

@@ -39,9 +39,9 @@ class Terminal:
         self.live = self.console.is_terminal
         self.bars = Progress(
             TextColumn("[bold]{task.description:<26}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}  {task.fields[text]}"),
+            TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.live,
@@ -92,7 +92,8 @@ class Terminal:
         if "train_test_frechet_distance" in metrics:
             distance = _number(metrics["train_test_frechet_distance"])
             rows.append(("frechet_distance of test images", distance, *[""] * (len(columns) - 1)))
-        self.rows(("metric", *(title for title, _ in columns)), rows)
+        if rows:
+            self.rows(("metric", *(title for title, _ in columns)), rows)
 
     def started(self, name: str, reason: str) -> None:
         self.say(f"{name:<27}starts: {reason}")
@@ -116,10 +117,10 @@ class Terminal:
             self.say(f"{name:<27}{message['done']:,}/{message['total']:,} {message['unit']}  {text}")
 
     def _bar(self, name: str, message: Mapping[str, Any], text: str) -> None:
-        fields = {"unit": message["unit"], "text": text}
         if name not in self._tasks:
-            self._tasks[name] = self.bars.add_task(name, total=message["total"], **fields)
-        self.bars.update(self._tasks[name], completed=message["done"], total=message["total"], **fields)
+            self._tasks[name] = self.bars.add_task(name, total=None, text="")
+        shown = text or message["unit"]
+        self.bars.update(self._tasks[name], completed=message["done"], total=message["total"], text=shown)
 
     def rows(self, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
         if not self.live:
@@ -136,7 +137,7 @@ class Terminal:
         self.console.print(table, soft_wrap=False)
 
 
-_LABELS = {"contrastive_steps": "T", "images_per_second": "images/s"}
+_LABELS = {"contrastive_steps": "T", "images_per_second": "img/s"}
 
 
 def _number(value: float | None) -> str:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,10 @@ class Tracker:
             return f"models:/{logged.model_outputs[0].model_id}"
         with mlflow.start_run(run_id=run_id):
             info = mlflow.pytorch.log_model(
-                model, name=name, serialization_format="pickle", pip_requirements=["atjem"]
+                model,
+                name=name,
+                serialization_format="pickle",
+                pip_requirements=[f"torch=={version('torch')}"],
             )
         return str(info.model_uri)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 TRAINER_FILE = "trainer.pt"
 CURVE_FILE = "curve.json"
+_RAY_FOLDER = ".ray_train"  # Ray Train's own books; our checkpoints are elsewhere
 Curve = list[dict[str, float]]
 Batches = Callable[[int], Batch]
 
@@ -56,11 +57,12 @@ def fit(context: StageContext, worker: Callable[[dict[str, Any]], None], stage: 
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(context.folder.parent / ".ray_train"),
+            storage_path=str(context.folder / _RAY_FOLDER),
             failure_config=FailureConfig(max_failures=compute.max_restarts),
         ),
     )
     trainer.fit()
+    shutil.rmtree(context.folder / _RAY_FOLDER, ignore_errors=True)
     return _publish(context, stage.steps)
 
 
