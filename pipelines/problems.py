@@ -15,8 +15,8 @@ class Problem:
     allowed: str
 
     def __str__(self) -> str:
-        text = f"error: {self.where}: {self.given}; {self.allowed}"
-        return redact(" ".join(text.split()))
+        where, given, allowed = map(redact, (self.where, self.given, self.allowed))
+        return " ".join(f"error: {where}: {given}; {allowed}".split())
 
 
 class BadInput(Exception):

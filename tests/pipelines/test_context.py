@@ -1,0 +1,63 @@
+"""A stage sees the settings that its node declares, and no others."""
+
+import pickle
+
+import pytest
+
+from pipelines.context import select
+from pipelines.graph import build_graph, stage_needs
+from pipelines.recipe import load_recipe
+
+
+def test_only_declared_settings_are_there():
+    settings = load_recipe("digits")[0].settings
+    view = select(settings, ["seed", "stage1", "data.in", "evaluate.robust.eps"])
+    assert view.seed == 0
+    assert view.stage1.optimizer.lr == settings.stage1.optimizer.lr
+    assert view.data.in_ == "digits"
+    assert view.evaluate.robust.eps == 0.75
+    for read in (
+        lambda: view.stage2,
+        lambda: view.data.image_size,
+        lambda: view.evaluate.robust.norm,
+    ):
+        with pytest.raises(AttributeError, match="not among those the node reads"):
+            read()
+    assert pickle.loads(pickle.dumps(view)).stage1 == settings.stage1
+
+
+def test_graph_is_the_contracts():
+    graph = build_graph(load_recipe("digits")[0].settings)
+    needs = {name: set(node.needs.values()) for name, node in graph.items() if not node.part}
+    assert needs == {
+        "preprocess": set(),
+        "reference_stats": {"preprocess"},
+        "train_stage1": {"preprocess"},
+        "train_stage2": {"preprocess", "train_stage1"},
+        "sample": {"preprocess", "train_stage2", "reference_stats"},
+        "evaluate_fidelity": {"sample", "reference_stats"},
+        "evaluate_classifier": {"preprocess", "train_stage2"},
+    }
+
+
+def test_sampling_needs_the_reference_only_to_choose_steps():
+    settings = load_recipe("digits", ["sample.step_candidates=[]"])[0].settings
+    assert "reference_stats" not in build_graph(settings)["sample"].needs.values()
+
+
+def test_parts_follow_the_settings():
+    with_parts = build_graph(load_recipe("digits")[0].settings)
+    assert {name for name, node in with_parts.items() if node.part} == {
+        "sample.stage1",
+        "evaluate_fidelity.stage1",
+        "evaluate_classifier.stage1",
+        "evaluate_classifier.plain",
+    }
+    alone = ["evaluate.stage1=false", "evaluate.feature_extractor=inception"]
+    assert not [node for node in build_graph(load_recipe("digits", alone)[0].settings).values() if node.part]
+
+
+def test_stage_1_is_evaluated_without_waiting_for_stage_2():
+    graph = build_graph(load_recipe("digits")[0].settings)
+    parts = ["sample.stage1", "evaluate_fidelity.stage1", "evaluate_classifier.stage1"]
+    assert "train_stage2" not in stage_needs(graph, parts)

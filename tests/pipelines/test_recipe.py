@@ -1,0 +1,80 @@
+"""Recipes: values, overrides, and what is said of bad ones."""
+
+import pytest
+
+from pipelines.problems import BadInput
+from pipelines.recipe import load_recipe, shipped_recipes
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipe_is_sound(name):
+    recipe, problems = load_recipe(name)
+    assert problems == []
+    assert recipe.name == name
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipe_has_a_header(name):
+    from pipelines.recipe import RECIPES
+
+    header = (RECIPES / f"{name}.yaml").read_text().split("\nseed:")[0]
+    assert all(f"# {word}" in header for word in ("command", "hardware", "source"))
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("stage1.optimizer.lr=5e-4", lambda s: s.stage1.optimizer.lr, 5e-4),
+        ("stage1.optimizer.lr=.5", lambda s: s.stage1.optimizer.lr, 0.5),
+        ("sample.step_candidates=[3, 4]", lambda s: s.sample.step_candidates, (3, 4)),
+        ("sample.step_candidates=[]", lambda s: s.sample.step_candidates, ()),
+        ("data.in=a=b", lambda s: s.data.in_, "a=b"),
+        ("data.in=", lambda s: s.data.in_, None),
+        ("evaluate.stage1=no", lambda s: s.evaluate.stage1, False),
+        ("stage2.optimizer.clip_norm=1", lambda s: s.stage2.optimizer.clip_norm, 1.0),
+        (" seed =7", lambda s: s.seed, 7),
+    ],
+)
+def test_override(override, read, value):
+    recipe, problems = load_recipe("digits", [override])
+    if value is None:
+        assert len(problems) == 1
+    else:
+        assert problems == []
+        assert read(recipe.settings) == value
+
+
+def test_later_override_wins():
+    assert load_recipe("digits", ["seed=1", "seed=2"])[0].settings.seed == 2
+
+
+def test_bad_override_leaves_the_recipes_value_for_later_checks():
+    recipe, problems = load_recipe("digits", ["stage1.optimizer.lr=-1", "seed=3", "model.ark=x"])
+    assert {problem.where for problem in problems} == {"model.ark", "stage1.optimizer.lr"}
+    assert recipe.settings.stage1.optimizer.lr == load_recipe("digits")[0].settings.stage1.optimizer.lr
+    assert recipe.settings.seed == 3
+
+
+def test_own_recipe_file(tmp_path):
+    from pipelines.recipe import RECIPES
+
+    path = tmp_path / "mine.yaml"
+    path.write_text((RECIPES / "digits.yaml").read_text().replace("seed: 0", "seed: 11"))
+    recipe, problems = load_recipe(str(path))
+    assert (recipe.name, recipe.settings.seed, problems) == ("mine", 11, [])
+
+
+def test_missing_settings_are_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("seed: 1\nmodel: {arch: wrn-10-1}\n")
+    with pytest.raises(BadInput) as caught:
+        load_recipe(str(path))
+    where = {problem.where for problem in caught.value.problems}
+    assert {"data", "stage1", "stage2", "sample", "evaluate"} <= where
+
+
+def test_problem_is_one_line_without_secrets():
+    from pipelines.problems import Problem
+
+    line = str(Problem("--tracking-uri", "http://me:pass@host/?token=abc", "two\nlines"))
+    assert line == "error: --tracking-uri: http://***@host/?token=***; two lines"

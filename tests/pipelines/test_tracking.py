@@ -1,0 +1,83 @@
+"""MLflow's side of a run, on a real SQLite store: reopening, no duplicate points, no orphans."""
+
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from pipelines.tracking import Tracker
+
+
+@pytest.fixture
+def tracker(tmp_path) -> Tracker:
+    return Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "recipe", tmp_path / "mlartifacts")
+
+
+def _again(tracker, tmp_path):
+    return Tracker(tracker.uri, "recipe", tmp_path / "mlartifacts")
+
+
+def test_unfinished_run_is_reopened_and_a_finished_one_is_not(tracker):
+    first = tracker.open_parent("abc", "recipe", {"seed": 1}, {})
+    tracker.close(first, "failed", "because")
+    assert tracker.client.get_run(first).info.status == "FAILED"
+    assert tracker.open_parent("abc", "recipe", {"seed": 1}, {}) == first
+    assert tracker.client.get_run(first).info.status == "RUNNING"
+    assert tracker.open_parent("other", "recipe", {"seed": 2}, {}) != first
+    tracker.close(first, "done")
+    assert tracker.open_parent("abc", "recipe", {"seed": 1}, {}) != first
+
+
+def test_stage_run_is_reopened_under_the_same_parent_only(tracker):
+    parent = tracker.open_parent("abc", "recipe", {}, {})
+    stage = tracker.open_stage(parent, "sample", "f1", {})
+    assert tracker.open_stage(parent, "sample", "f1", {}) == stage
+    assert tracker.open_stage(parent, "sample", "f2", {}) != stage
+    assert tracker.open_stage("another", "sample", "f1", {}) != stage
+
+
+def test_points_are_logged_once_even_by_a_new_driver(tracker, tmp_path):
+    run = tracker.open_parent("abc", "recipe", {}, {})
+    points = [{"step": step, "loss": float(step)} for step in (1, 2, 3)]
+    tracker.points(run, points[:2])
+    tracker.points(run, points[:2])
+    _again(tracker, tmp_path).points(run, points)
+    assert [p.step for p in tracker.client.get_metric_history(run, "loss")] == [1, 2, 3]
+
+
+def test_more_points_than_one_call_takes(tracker):
+    run = tracker.open_parent("abc", "recipe", {}, {})
+    tracker.points(run, [{"step": step, "a": 0.5, "b": 1.5} for step in range(700)], prefix="stage1_")
+    assert len(tracker.client.get_metric_history(run, "stage1_b")) == 700
+
+
+def test_run_of_a_dead_process_is_closed(tracker, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from pipelines.tracking import Tracker\n"
+        f"t = Tracker({tracker.uri!r}, 'recipe', Path({str(tmp_path)!r}))\n"
+        "p = t.open_parent('dead', 'recipe', {}, {}); print(p, t.open_stage(p, 'sample', 'f', {}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    parent, stage = done.stdout.split()
+    assert tracker.client.get_run(stage).info.status == "RUNNING"
+    own = tracker.open_parent("abc", "recipe", {}, {})
+    assert tracker.client.get_run(parent).info.status == "KILLED"
+    assert tracker.client.get_run(stage).info.status == "KILLED"
+    tracker.open_parent("third", "recipe", {}, {})
+    assert tracker.client.get_run(own).info.status == "RUNNING"  # its process, this one, lives
+
+
+def test_secrets_do_not_reach_params_and_tags(tracker):
+    run = tracker.open_parent(
+        "abc", "recipe", {"data.in": "s3://key:hush@bucket"}, {"where": "http://a:hush@b"}
+    )
+    data = tracker.client.get_run(run).data
+    assert "hush" not in str(data.params) + str(data.tags)
+
+
+def test_picture_is_logged(tracker, tmp_path):
+    run = tracker.open_parent("abc", "recipe", {}, {})
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    tracker.image([run], tmp_path / "a.png", "grid")
+    assert [f.path for f in tracker.client.list_artifacts(run, "figures")] == ["figures/grid.png"]
