@@ -60,6 +60,10 @@ def load(path: str | Path) -> JointEnergyModel:
 
     Raises CheckpointError when the folder is not a model, or its weights do not fit.
     """
-    model = build_model(read_spec(path))
+    spec = read_spec(path)
+    try:
+        model = build_model(spec)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{Path(path) / SPEC_FILE} does not describe a model: {error}") from error
     load_weights(model, Path(path) / WEIGHTS_FILE)
     return model.eval()

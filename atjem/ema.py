@@ -13,7 +13,10 @@ def ema_decay(num_updates: int, decay: float) -> float:
 
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """An averaged copy of `model`, buffers (running statistics) included; `.module` is the model to use."""
+    """An averaged copy of `model`, buffers (running statistics) included; `.module` is the model to use.
+
+    The first update takes the weights as they are.
+    """
 
     def average(averaged: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
         weight = 1 - ema_decay(int(num_averaged), decay)

@@ -33,7 +33,9 @@ class Batch:
     x_seed: Tensor | None = None  # out-of-distribution starts of the contrastive images
 
     def chunks(self, num: int) -> Iterator["Batch"]:
-        """Equal micro-batches for gradient accumulation."""
+        """Equal micro-batches for gradient accumulation. Raises ValueError when they cannot be equal."""
+        if len(self.x) % num:
+            raise ValueError(f"{len(self.x)} images cannot be split into {num} equal micro-batches")
         parts = [[None] * num if t is None else t.chunk(num) for t in self.__dict__.values()]
         return (Batch(*fields) for fields in zip(*parts, strict=True))
 

@@ -29,6 +29,8 @@ def sample_at(
     seeds: (B, C, H, W) float32 in [0, 1]; labels: (B,) int64. Returns {steps: (B, C, H, W) float32}.
     A trajectory of max(at) steps contains every shorter one, so candidates cost no extra attack.
     """
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r} is unknown; use {' or '.join(map(repr, MODES))}")
     images = {0: seeds} if 0 in at else {}
     trajectory = pgd_trajectory(
         model,
@@ -41,7 +43,7 @@ def sample_at(
     )
     for step, x_t in enumerate(trajectory, start=1):
         if step in at:
-            images[step] = x_t.detach()
+            images[step] = x_t
     return images
 
 
@@ -59,6 +61,4 @@ def sample(
     seeds: (B, C, H, W) float32 in [0, 1], out-of-distribution images or noise; labels: (B,) int64, the
     class to generate (not used when `mode` is 'marginal'). Returns (B, C, H, W) float32 in [0, 1].
     """
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is unknown; use {' or '.join(map(repr, MODES))}")
     return sample_at(model, seeds, labels, step_size=step_size, at=[num_steps], mode=mode)[num_steps]

@@ -1,61 +1,11 @@
-"""Shared by all rooms: running the command line as a user does."""
+"""Fixtures shared by all rooms."""
 
-import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-
-# The digits recipe, small enough to run whole in about a minute.
-REDUCED = {
-    "stage1.steps": 30,
-    "stage1.checkpoint_every": 10,
-    "stage2.steps": 30,
-    "stage2.checkpoint_every": 10,
-    "stage2.contrastive.start_steps": 2,
-    "stage2.contrastive.max_steps": 4,
-    "sample.num_samples": 60,
-    "sample.num_selection": 40,
-    "sample.step_candidates": "[2,4]",
-    "evaluate.extractor_steps": 40,
-    "evaluate.robust.num_images": 4,
-    "evaluate.ood.num_images": 50,
-    "compute.log_every": 5,
-}
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The last line of stdout."""
-        return json.loads(self.out.strip().splitlines()[-1])
-
-    @property
-    def errors(self) -> list[str]:
-        return [line for line in self.err.splitlines() if line.startswith("error:")]
-
-
-def reduced_arguments(workdir: Path, **changed: object) -> list[str]:
-    """Options for the reduced recipe; `changed` overrides by names with dots written as __."""
-    settings = REDUCED | {name.replace("__", "."): value for name, value in changed.items()}
-    sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    return ["--pipeline", "digits", "--workdir", str(workdir), *sets]
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "pipelines" / "run.py"), *arguments]
+from running import ROOT, Result, command
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +13,7 @@ def pipeline() -> Callable[..., Result]:
     """Runs `python pipelines/run.py ...` in a process of its own and waits for it."""
 
     def run(*arguments: str, timeout: float = 600, cwd: Path = ROOT) -> Result:
-        done = subprocess.run(
-            command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, env=os.environ
-        )
+        done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd)
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run

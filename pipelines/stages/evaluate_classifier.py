@@ -10,7 +10,7 @@ from atjem.calibration import expected_calibration_error
 from atjem.checkpoint import load
 from atjem.energies import energy_from_logits
 from atjem.models.registry import JointEnergyModel
-from atjem.robustness import autoattack_accuracy, pgd_accuracy
+from atjem.robustness import attacks_of, autoattack_accuracy, pgd_accuracy
 from atjem.scores import accuracy, auroc
 from data.images import Images
 from data.rng import stream_seed
@@ -42,7 +42,12 @@ def run(context: StageContext) -> dict[str, Any]:
         "ood_auroc_softmax": auroc(_confidence(logits), _confidence(ood_logits)).item(),
     }
     robust, absent = _robust(context, model, images, labels, device)
-    return {"metrics": {**metrics, **robust}, "absent": absent}
+    protocol = {
+        **settings.evaluate.robust.model_dump(),
+        "attacks": attacks_of(model.spec.num_classes),
+        "num_images": robust["robust_num_images"],
+    }
+    return {"metrics": {**metrics, **robust}, "absent": absent, "protocol": protocol}
 
 
 def _robust(

@@ -7,9 +7,9 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import reduced_arguments
 from mlflow import MlflowClient
 from PIL import Image
+from running import reduced_arguments
 
 import atjem
 from pipelines.graph import STAGES
@@ -215,7 +215,7 @@ def test_plan_imports_neither_torch_nor_ray_nor_mlflow(tmp_path):
     import subprocess
     import sys
 
-    from conftest import ROOT
+    from running import ROOT
 
     code = (
         "import sys; sys.path.insert(0, '.'); sys.argv = ['run.py', '--pipeline', 'digits', '--plan',"

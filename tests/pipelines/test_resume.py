@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command, reduced_arguments
 from mlflow import MlflowClient
 from PIL import Image
+from running import ROOT, command, reduced_arguments
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -49,8 +49,11 @@ def uninterrupted(pipeline, tmp_path_factory) -> bytes:
 
 @pytest.mark.parametrize(
     ("sign", "code"),
-    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)],
-    ids=["kill", "int", "term"],
+    [
+        pytest.param(signal.SIGKILL, -9, id="kill"),
+        pytest.param(signal.SIGINT, 130, id="int"),
+        pytest.param(signal.SIGTERM, 130, id="term", marks=pytest.mark.faults),
+    ],
 )
 def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_path, sign, code):
     log = tmp_path / "log"

@@ -1,0 +1,196 @@
+"""Fidelity metrics against closed forms, and their independence of the batch size."""
+
+import numpy as np
+import pytest
+import torch
+
+from atjem.checkpoint import save_model
+from atjem.fidelity import (
+    CLASSIFIER,
+    Features,
+    Statistics,
+    extract,
+    fidelity_metrics,
+    frechet_distance,
+    make_extractor,
+    standard_names,
+)
+
+NAMES = {
+    "frechet_distance",
+    "kernel_distance",
+    "feature_precision",
+    "feature_recall",
+    "class_score",
+    "class_score_std",
+}
+
+
+def statistics(mu, sigma):
+    return Statistics(np.array(mu, dtype=np.float64), np.array(sigma, dtype=np.float64))
+
+
+def gaussian_features(num, seed, shift=0.0, dim=3, num_classes=4):
+    generator = torch.Generator().manual_seed(seed)
+    pooled = torch.randn(num, dim, generator=generator, dtype=torch.float64) + shift
+    return Features(pooled, torch.randn(num, num_classes, generator=generator, dtype=torch.float64))
+
+
+@pytest.fixture
+def extractor(tmp_path, make_model):
+    save_model(make_model(seed=2), tmp_path)
+    return make_extractor(CLASSIFIER, str(tmp_path), torch.device("cpu"))
+
+
+@pytest.fixture
+def make_bytes():
+    """Seeded images as a sampler writes them: (num, 1, 8, 8) uint8."""
+
+    def make(num, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(0, 256, (num, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+    return make
+
+
+def test_frechet_distance_of_independent_gaussians():
+    # Without correlations it is the sum over dimensions of (difference of means)^2 + (of deviations)^2.
+    a, b = statistics([0, 1], [[4, 0], [0, 9]]), statistics([3, 1], [[1, 0], [0, 25]])
+    assert frechet_distance(a, b) == pytest.approx(9 + (2 - 1) ** 2 + (3 - 5) ** 2)
+
+
+def test_frechet_distance_of_correlated_gaussians():
+    # For 2x2 matrices M = A B: trace sqrt(M) = sqrt(trace M + 2 sqrt(det M)).
+    sigma_a, sigma_b = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0, -0.3], [-0.3, 3.0]])
+    product = sigma_a @ sigma_b
+    trace_sqrt = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
+    expected = 5.0 + np.trace(sigma_a) + np.trace(sigma_b) - 2 * trace_sqrt
+    a, b = statistics([0, 0], sigma_a), statistics([1, -2], sigma_b)
+    assert frechet_distance(a, b) == pytest.approx(expected)
+    assert frechet_distance(b, a) == pytest.approx(expected)
+
+
+def test_frechet_distance_to_itself_is_zero():
+    a = statistics([1, 2], [[2, 0.5], [0.5, 1]])
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_statistics_are_the_mean_and_the_unbiased_covariance():
+    pooled = torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0]], dtype=torch.float64)
+    found = Statistics.of(Features(pooled, torch.zeros(3, 2)))
+    np.testing.assert_allclose(found.mu, [1, 1])
+    np.testing.assert_allclose(found.sigma, [[1, 0], [0, 3]], atol=1e-12)
+
+
+def test_frechet_distance_of_samples_is_that_of_their_statistics():
+    samples, reference = gaussian_features(50, seed=0, shift=1.0), gaussian_features(60, seed=1)
+    expected = frechet_distance(Statistics.of(samples), Statistics.of(reference))
+    assert fidelity_metrics(samples, reference)["frechet_distance"] == expected
+
+
+def test_kernel_distance_is_the_unbiased_mmd_of_the_cubic_kernel():
+    # Of twenty images each, a subset of twenty is all of them, in whatever order.
+    samples, reference = gaussian_features(20, seed=0, shift=0.5), gaussian_features(20, seed=1)
+    x, y = samples.pooled, reference.pooled
+    within = [((z @ z.T / 3 + 1) ** 3).fill_diagonal_(0).sum() / (20 * 19) for z in (x, y)]
+    expected = (sum(within) - 2 * ((x @ y.T / 3 + 1) ** 3).mean()).item()
+    assert fidelity_metrics(samples, reference)["kernel_distance"] == pytest.approx(expected)
+
+
+def test_precision_is_of_the_samples_and_recall_of_the_reference():
+    # The samples show one of the reference's two far-apart modes.
+    near, far = gaussian_features(40, seed=1), gaussian_features(40, seed=2, shift=100.0)
+    reference = Features.cat([near, far])
+    metrics = fidelity_metrics(Features(near.pooled + 1e-3, near.logits), reference)
+    assert metrics["feature_precision"] == 1.0
+    assert metrics["feature_recall"] == 0.5
+
+
+def test_class_score_of_undecided_samples_is_one():
+    undecided = Features(gaussian_features(40, seed=0).pooled, torch.zeros(40, 4, dtype=torch.float64))
+    metrics = fidelity_metrics(undecided, gaussian_features(40, seed=1))
+    assert metrics["class_score"] == pytest.approx(1)
+    assert metrics["class_score_std"] == pytest.approx(0)
+
+
+def test_class_score_of_certain_and_diverse_samples_nears_the_number_of_classes():
+    logits = 1e3 * torch.eye(4, dtype=torch.float64).repeat(500, 1)
+    samples = Features(gaussian_features(2000, seed=0).pooled, logits)
+    assert fidelity_metrics(samples, gaussian_features(20, seed=1))["class_score"] == pytest.approx(
+        4, abs=0.1
+    )
+
+
+def test_metrics_are_finite_numbers_under_neutral_names():
+    metrics = fidelity_metrics(gaussian_features(10, seed=0), gaussian_features(12, seed=1))
+    assert metrics.keys() == NAMES
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize(("num_samples", "num_reference"), [(9, 20), (20, 9)], ids=["samples", "reference"])
+def test_too_few_images_are_refused(num_samples, num_reference):
+    with pytest.raises(ValueError, match="at least 10 images on each side, not 9"):
+        fidelity_metrics(gaussian_features(num_samples, seed=0), gaussian_features(num_reference, seed=1))
+
+
+def test_extractor_gives_the_classifiers_features_and_logits(extractor, make_model, make_bytes):
+    images = make_bytes(12, seed=0)
+    features = extract(extractor, [images])
+    model, x = make_model(seed=2), images.float() / 255
+    with torch.no_grad():
+        assert torch.equal(features.pooled, model.features(x).double())
+        assert torch.equal(features.logits, model(x).double())
+    assert not extractor.training
+    assert features.pooled.dtype == torch.float64
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 24])
+def test_metrics_do_not_depend_on_the_batch_size(batch_size, extractor, make_bytes):
+    samples, reference = make_bytes(48, seed=0), make_bytes(48, seed=1) // 2
+    whole = fidelity_metrics(extract(extractor, [samples]), extract(extractor, [reference]))
+    parts = fidelity_metrics(
+        extract(extractor, samples.split(batch_size)), extract(extractor, reference.split(batch_size))
+    )
+    assert whole["frechet_distance"] > 0
+    assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64], ids=["float", "int64"])
+def test_images_are_8_bit(dtype, extractor, make_bytes):
+    with pytest.raises(AssertionError, match="8-bit"):
+        extract(extractor, [make_bytes(4, seed=0).to(dtype)])
+
+
+def test_extractor_can_be_made_twice(tmp_path, extractor, make_model, make_bytes):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    save_model(make_model(seed=3), folder)
+    other = make_extractor(CLASSIFIER, str(folder), torch.device("cpu"))
+    images = [make_bytes(4, seed=0)]
+    assert not torch.equal(extract(extractor, images).pooled, extract(other, images).pooled)
+
+
+def test_features_are_joined_in_order():
+    first, second = gaussian_features(3, seed=0), gaussian_features(2, seed=1)
+    joined = Features.cat([first, second])
+    assert torch.equal(joined.pooled, torch.cat([first.pooled, second.pooled]))
+    assert torch.equal(joined.logits, torch.cat([first.logits, second.logits]))
+
+
+def test_standard_names_map_each_value():
+    neutral = {
+        "frechet_distance": 1.0,
+        "kernel_distance": 2.0,
+        "feature_precision": 3.0,
+        "feature_recall": 4.0,
+        "class_score": 5.0,
+        "class_score_std": 6.0,
+    }
+    assert standard_names(neutral) == {
+        "fid": 1.0,
+        "kid_mean": 2.0,
+        "precision": 3.0,
+        "recall": 4.0,
+        "is_mean": 5.0,
+        "is_std": 6.0,
+    }

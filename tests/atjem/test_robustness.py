@@ -1,0 +1,93 @@
+"""Robust accuracy of a linear classifier, whose distance to its decision boundary is known exactly."""
+
+import math
+
+import pytest
+import torch
+
+from atjem.robustness import autoattack_accuracy, pgd_accuracy
+
+PATCHES = 4  # an 8x8 image has four 4x4 patches; class k is recognised by patch k
+SCALE = 20.0
+WEIGHTS = torch.zeros(PATCHES, 8, 8)
+for patch in range(PATCHES):
+    row, column = 4 * (patch // 2), 4 * (patch % 2)
+    WEIGHTS[patch, row : row + 4, column : column + 4] = SCALE / 4  # 16 pixels: Euclidean norm SCALE
+
+# An image 0.5 + t * (unit vector of its class) has a logit margin of SCALE * t to every other class. The
+# difference of two rows has Euclidean norm SCALE * sqrt(2) and absolute sum SCALE * 8.
+RADIUS_PER_T = {"L2": 1 / math.sqrt(2), "Linf": 1 / 8}
+
+
+def images_with_radii(radii, norm, num_classes):
+    """Images whose distance to the decision boundary is given; a negative one is misclassified."""
+    y = torch.arange(len(radii)) % num_classes
+    t = torch.tensor(radii) / RADIUS_PER_T[norm]
+    return 0.5 + t.view(-1, 1, 1, 1) * (WEIGHTS[y] / SCALE).unsqueeze(1), y
+
+
+@pytest.fixture
+def make_classifier(make_linear):
+    return lambda num_classes: make_linear(WEIGHTS[:num_classes].flatten(1))
+
+
+CASES = pytest.mark.parametrize(
+    ("norm", "eps", "radii"),
+    [
+        ("L2", 0.3, [0.05, 0.2, 0.28, 0.32, 0.4, 0.5, -0.1, 0.29]),
+        ("Linf", 0.05, [0.01, 0.047, 0.053, 0.06, 0.08, -0.01]),
+    ],
+    ids=["L2", "Linf"],
+)
+
+
+@CASES
+def test_autoattack_finds_exactly_the_images_within_reach(norm, eps, radii, make_classifier):
+    x, y = images_with_radii(radii, norm, num_classes=4)
+    assert 0 <= x.min() <= x.max() <= 1
+    robust = autoattack_accuracy(make_classifier(4), x, y, norm=norm, eps=eps, num_classes=4, seed=0)
+    assert robust == pytest.approx(sum(radius > eps for radius in radii) / len(radii))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_autoattack_with_fewer_than_four_classes(num_classes, make_classifier):
+    x, y = images_with_radii([0.2, 0.28, 0.32, 0.4], "L2", num_classes)
+    robust = autoattack_accuracy(
+        make_classifier(num_classes), x, y, norm="L2", eps=0.3, num_classes=num_classes, seed=0
+    )
+    assert robust == 0.5
+
+
+def test_autoattack_of_a_classifier_that_is_always_wrong(make_classifier):
+    x, y = images_with_radii([0.4, 0.4], "L2", num_classes=4)
+    assert (
+        autoattack_accuracy(make_classifier(4), x, (y + 1) % 4, norm="L2", eps=0.1, num_classes=4, seed=0)
+        == 0.0
+    )
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 4])
+@CASES
+def test_pgd_finds_exactly_the_images_within_reach(norm, eps, radii, num_classes, make_classifier):
+    x, y = images_with_radii([0.5 * radii[0], *radii[1:]], norm, num_classes)
+    robust = pgd_accuracy(make_classifier(num_classes), x, y, norm=norm, eps=eps, num_steps=40, seed=0)
+    assert robust == pytest.approx(sum(radius > eps for radius in radii) / len(radii))
+
+
+def test_pgd_is_fixed_by_its_seed_and_weaker_with_a_smaller_budget(make_model, make_images):
+    model, x = make_model(), make_images(32)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    settings = {"norm": "L2", "num_steps": 5, "seed": 3}
+    assert pgd_accuracy(model, x, y, eps=0.0, **settings) == 1.0
+    robust = [pgd_accuracy(model, x, y, eps=0.05, **settings) for _ in range(2)]
+    assert robust[0] == robust[1]
+    assert pgd_accuracy(model, x, y, eps=2.0, **settings) <= robust[0]
+
+
+def test_parameter_gradients_are_untouched(make_classifier):
+    model = make_classifier(4)
+    x, y = images_with_radii([0.1, 0.4], "L2", num_classes=4)
+    pgd_accuracy(model, x, y, norm="L2", eps=0.3, num_steps=3, seed=0)
+    autoattack_accuracy(model, x[:1], y[:1], norm="L2", eps=0.3, num_classes=4, seed=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
