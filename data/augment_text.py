@@ -13,7 +13,10 @@ _CROP = re.compile(r"crop([1-9]\d*)")
 def parse_augment(text: str) -> tuple[int, bool] | None:
     """(pixels of padding, whether to flip), or None when the text is not understood."""
     pad, flip = 0, False
-    for word in [] if text == "none" else text.split("+"):
+    words = [] if text == "none" else text.split("+")
+    if len({word.rstrip("0123456789") for word in words}) < len(words):
+        return None
+    for word in words:
         if match := _CROP.fullmatch(word):
             pad = int(match[1])
         elif word == "flip":

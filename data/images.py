@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import webdataset as wds
 from torch import Tensor
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data.decode import decode_pixels
 from data.shards import Dataset, read_manifest
@@ -43,10 +43,11 @@ class MemoryImages:
         size = dataset.image_size
         self.pixels = torch.empty(len(place), dataset.channels, size, size, dtype=torch.uint8)
         found = 0
-        urls = [str(folder / shard) for shard in shards]
-        for sample in wds.WebDataset(urls, shardshuffle=False, nodesplitter=_all_shards):
-            self.pixels[place[sample["__key__"]]] = torch.from_numpy(decode_pixels(sample["png"]).copy())
-            found += 1
+        for sample in _samples([folder / shard for shard in shards]):
+            if sample["__key__"] in place and "png" in sample:
+                pixels = torch.from_numpy(decode_pixels(sample["png"]).copy())
+                self.pixels[place[sample["__key__"]]] = pixels
+                found += 1
         if found != len(place):
             raise ValueError(f"{folder}: the {split} shards hold {found} images, the manifest {len(place)}")
 
@@ -86,9 +87,11 @@ class ShardImages:
             return decode_pixels(file.read(size))
 
 
-def _all_shards(urls: Iterator[str]) -> Iterator[str]:
-    """Every worker keeps the whole split: which images are whose is decided by index, not by shard."""
-    return urls
+def _samples(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """webdataset's samples of whole shards, given as open files: their paths may hold any character."""
+    streams = ({"url": str(shard), "stream": shard.open("rb")} for shard in shards)
+    samples: Iterator[dict[str, Any]] = group_by_keys(tar_file_expander(streams))
+    return samples
 
 
 def open_images(folder: Path, split: str) -> tuple[Images, Tensor]:

@@ -1,6 +1,8 @@
 """Source to shards: what `python -m data.prepare SOURCE --out DIR --image-size N` and the stage both run."""
 
 import json
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from data.decode import UndecodableError, decode_pixels, encode_png, to_square
+from data.decode import UndecodableError, decode_pixels, encode_png, read_square
 from data.shards import Dataset, Encoded, write_manifest, write_split
 from data.sources import Item, Source, SourceError, open_source
 
@@ -32,7 +34,6 @@ class Job:
     test_fraction: float
     max_bad_fraction: float
     split_names: tuple[str, str] = ("train", "test")
-    prefix: str = ""
 
 
 def prepare(source: Source, folder: Path, job: Job, progress: Progress = lambda done, total: None) -> Dataset:
@@ -72,7 +73,8 @@ def _assign_splits(items: tuple[Item, ...], job: Job) -> list[str]:
     """The item's own split, or a seeded one that takes `test_fraction` of each class (at least one image)."""
     first, second = job.split_names
     if any(item.split for item in items):
-        return [item.split or first for item in items]
+        own = {"train": first, "test": second}
+        return [own.get(item.split or "", first) for item in items]
     splits = [first] * len(items)
     by_class: dict[str | None, list[int]] = {}
     for index, item in enumerate(items):
@@ -94,9 +96,8 @@ def _encode(
     for number, index in enumerate(rng.permutation(len(members))):
         item = members[index]
         try:
-            with item.open() as image:
-                square = to_square(image, channels=job.channels, image_size=job.image_size)
-        except (OSError, UndecodableError) as error:
+            square = read_square(item.open, channels=job.channels, image_size=job.image_size)
+        except UndecodableError as error:
             dataset.rejected.append({"source": item.name, "reason": str(error)})
             continue
         yield Encoded(
@@ -157,14 +158,10 @@ def main(
 ) -> None:
     """Turn a collection of images into WebDataset shards with a Parquet manifest."""
     try:
-        if channels not in (1, 3) or image_size < 1:
-            raise SourceError("--channels must be 1 or 3 and --image-size at least 1")
-        if out.exists() and any(out.iterdir()):
-            raise SourceError(f"--out {out} is not empty; give a new folder")
+        _check_options(out, channels, image_size, test_fraction)
         opened = open_source(source, ".")
-        out.mkdir(parents=True, exist_ok=True)
         job = Job(channels, image_size, seed, test_fraction, max_bad_fraction)
-        dataset = prepare(opened, out, job)
+        dataset = _prepare_whole(opened, out, job)
     except SourceError as error:
         typer.echo(f"error: {source}: {error}", err=True)
         raise typer.Exit(2) from error
@@ -176,6 +173,28 @@ def main(
     typer.echo(
         json.dumps(summary) if as_json else f"{out}: {counts} images, {len(dataset.rejected)} rejected"
     )
+
+
+def _check_options(out: Path, channels: int, image_size: int, test_fraction: float) -> None:
+    if "://" in str(out) or ":/" in str(out):
+        raise SourceError(f"--out {out}: object stores are not supported yet; give a folder")
+    if channels not in (1, 3) or image_size < 1:
+        raise SourceError("--channels must be 1 or 3 and --image-size at least 1")
+    if not 0 < test_fraction < 1:
+        raise SourceError(f"--test-fraction {test_fraction}: must lie between 0 and 1")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SourceError(f"--out {out} is not an empty folder; give a new one")
+
+
+def _prepare_whole(source: Source, out: Path, job: Job) -> Dataset:
+    """The folder `out` appears when it is finished, or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        dataset = prepare(source, Path(temporary), job)
+        if out.exists():
+            out.rmdir()
+        shutil.copytree(temporary, out)
+    return dataset
 
 
 if __name__ == "__main__":

@@ -61,10 +61,11 @@ class Dataset:
 
     @staticmethod
     def read(folder: Path) -> "Dataset":
-        return Dataset(**json.loads((folder / DATASET_FILE).read_text()))
+        return Dataset(**json.loads((folder / DATASET_FILE).read_text(encoding="utf-8")))
 
     def write(self, folder: Path) -> None:
-        (folder / DATASET_FILE).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        (folder / DATASET_FILE).write_text(text, encoding="utf-8")
 
 
 def write_split(

@@ -68,13 +68,19 @@ def folder_source(folder: str | Path) -> Source:
 
 
 def _walk(root: Path) -> list[tuple[str, int, int]]:
-    found = []
+    """(relative path, size, mtime) of every image file; links are followed, loops of them only once."""
+    found, seen = [], {root.resolve()}
     for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in list(subfolders):
+            target = Path(folder, name).resolve()
+            if target in seen:
+                subfolders.remove(name)
+            seen.add(target)
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 path = Path(folder, name)
-                status = path.stat()
+                status = path.stat() if path.exists() else path.lstat()
                 found.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
     return found
 
@@ -83,7 +89,7 @@ def _split_folders(listed: list[tuple[str, int, int]]) -> dict[str, str]:
     """Top folders are splits only when all of them are, a `train` is there, and classes lie below."""
     paths = [relative.split("/") for relative, _, _ in listed]
     tops = {path[0] for path in paths if len(path) > 1}
-    if "train" in tops and tops <= _SPLIT_FOLDERS.keys() and all(len(path) != 2 for path in paths):
+    if "train" in tops and tops <= _SPLIT_FOLDERS.keys() and any(len(path) > 2 for path in paths):
         return {top: _SPLIT_FOLDERS[top] for top in tops}
     return {}
 
@@ -92,7 +98,19 @@ def _folder_item(root: Path, relative: str, splits: dict[str, str]) -> Item:
     parts = relative.split("/")
     split = splits.get(parts[0]) if len(parts) > 1 else None
     folders = parts[1:-1] if split else parts[:-1]
-    return Item(relative, folders[0] if folders else None, split, partial(Image.open, root / relative))
+    label = _printable(folders[0]) if folders else None
+    return Item(_printable(relative), label, split, partial(_open_file, root / relative))
+
+
+def _open_file(path: Path) -> Image.Image:
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(2, "not a regular file")
+    return Image.open(path)
+
+
+def _printable(name: str) -> str:
+    """A file name as text that any file format takes; bytes that are no UTF-8 show as \\x..."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def digits_source() -> Source:

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 from uuid import uuid4
 
 from atjem.checkpoint_files import missing_files
-from data.decode import UndecodableError, to_square
+from data.decode import UndecodableError, read_square
 from data.noise_names import KINDS
 from data.sources import NAMED, Item, Source, SourceError, open_source
 from pipelines.plan import Plan
@@ -229,9 +229,8 @@ def _check_decodable(setting: str, name: str, source: Source, settings: Settings
 
 def _decodes(item: Item, settings: Settings) -> bool:
     try:
-        with item.open() as image:
-            to_square(image, channels=settings.model.channels, image_size=settings.data.image_size)
-    except (OSError, UndecodableError):
+        read_square(item.open, channels=settings.model.channels, image_size=settings.data.image_size)
+    except UndecodableError:
         return False
     return True
 

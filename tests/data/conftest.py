@@ -1,0 +1,106 @@
+"""Small collections made on the spot: folders of pictures, and shards whose pixels are known."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from data.decode import encode_png
+from data.shards import Dataset, Encoded, write_manifest, write_split
+
+_NUM_IMAGES = {"train": 11, "test": 5}
+_SHARD_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class KnownShards:
+    """A folder of shards with the pixels and labels that were put into it, in the manifest's order."""
+
+    folder: Path
+    pixels: dict[str, np.ndarray]
+    labels: dict[str, list[int]]
+
+
+@pytest.fixture(scope="session")
+def write_images() -> Callable[..., Path]:
+    """write_images(root, *relative_names) makes a random 7x5 RGB picture for each name, all different."""
+
+    def write(root: Path, *names: str) -> Path:
+        rng = np.random.default_rng(len(names))
+        for name in names:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(path)
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session", params=[1, 3], ids=["grey", "rgb"])
+def known_shards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> KnownShards:
+    """Two splits of random 6x6 images over several shards. Shared by all tests: not to be changed."""
+    return _make_shards(tmp_path_factory.mktemp("shards"), channels=request.param)
+
+
+@pytest.fixture
+def own_shards(tmp_path: Path) -> KnownShards:
+    """The same in RGB, for one test alone to damage."""
+    return _make_shards(tmp_path / "shards", channels=3)
+
+
+def _make_shards(folder: Path, channels: int) -> KnownShards:
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(channels)
+    rows, pixels, labels = [], {}, {}
+    for split, num in _NUM_IMAGES.items():
+        pixels[split] = rng.integers(0, 256, (num, channels, 6, 6), dtype=np.uint8)
+        labels[split] = [int(label) for label in rng.integers(0, 3, num)]
+        images = [
+            Encoded(
+                key=f"{split}-{number:08d}",
+                payload=encode_png(Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0))),
+                label=label,
+                class_name="abc"[label],
+                split=split,
+                width=6,
+                height=6,
+                source=f"{'abc'[label]}/{split}{number}.png",
+            )
+            for number, (image, label) in enumerate(zip(pixels[split], labels[split], strict=True))
+        ]
+        rows += write_split(folder, split, images, _SHARD_IMAGES)
+    sha256 = write_manifest(folder, rows)
+    Dataset(channels, 6, ["a", "b", "c"], counts=dict(_NUM_IMAGES), sha256=sha256).write(folder)
+    return KnownShards(folder, pixels, labels)
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """run_python(*arguments, **environment) runs the interpreter from the repository's root."""
+
+    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=Path(data.__file__).parents[1],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def copy_folder(tmp_path: Path) -> Callable[[Path], Path]:
+    """copy_folder(folder) is a writable copy under the test's own temporary folder."""
+    return lambda folder: shutil.copytree(folder, tmp_path / "copy")

@@ -1,0 +1,135 @@
+"""Prepared shards as indexable collections, held in memory or read by offset."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.images import MemoryImages, ShardImages, open_images
+from data.shards import MANIFEST_FILE
+
+KINDS = [MemoryImages, ShardImages]
+
+
+def rewrite(shard: Path, select: Callable[[list[str]], list[str]]) -> None:
+    """The shard with only the selected of its members, in the selected order."""
+    content = io.BytesIO(shard.read_bytes())
+    with tarfile.open(fileobj=content) as old, tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as new:
+        for name in select(old.getnames()):
+            new.addfile(old.getmember(name), old.extractfile(name))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_those_written(known_shards, kind, split):
+    images = kind(known_shards.folder, split)
+    expected = known_shards.pixels[split]
+    assert len(images) == len(expected)
+    got = images.get(range(len(images)))
+    assert got.dtype == torch.uint8
+    assert np.array_equal(got.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [[3], [10, 0, 7, 7, 2], np.array([5, 1], dtype=np.int64), range(10, -1, -3)],
+    ids=["one", "any order with repeats", "numpy", "range"],
+)
+def test_both_kinds_give_equal_pixels_in_the_asked_order(known_shards, indices):
+    memory, shards = (kind(known_shards.folder, "train").get(indices) for kind in KINDS)
+    assert torch.equal(memory, shards)
+    assert np.array_equal(memory.numpy(), known_shards.pixels["train"][np.asarray(indices)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_given_out_may_be_changed(known_shards, kind):
+    images = kind(known_shards.folder, "test")
+    images.get([0, 1]).zero_()
+    assert np.array_equal(images.get([0, 1]).numpy(), known_shards.pixels["test"][:2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_index_beyond_the_end_is_an_error(known_shards, kind):
+    with pytest.raises(IndexError):
+        kind(known_shards.folder, "test").get([5])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_open_images_gives_labels_in_order(known_shards, split):
+    images, labels = open_images(known_shards.folder, split)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == known_shards.labels[split]
+    assert np.array_equal(images.get([2]).numpy(), known_shards.pixels[split][2:3])
+
+
+@pytest.mark.parametrize("name", ["it's a {1..3} naïve 猫", "50%20", "a;b", "a:b", "run #2", "what?"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_folder_with_a_strange_name(known_shards, tmp_path, kind, name):
+    folder = tmp_path / name
+    folder.symlink_to(known_shards.folder)
+    assert np.array_equal(kind(folder, "test").get([4]).numpy(), known_shards.pixels["test"][4:])
+
+
+@pytest.mark.parametrize(("limit", "kind"), [(16 * 108, MemoryImages), (10, ShardImages)])
+def test_large_splits_are_not_kept_in_memory(own_shards, monkeypatch, limit, kind):
+    monkeypatch.setattr("data.images._MEMORY_LIMIT", limit)
+    images, labels = open_images(own_shards.folder, "train")
+    assert isinstance(images, kind)
+    assert np.array_equal(images.get(range(11)).numpy(), own_shards.pixels["train"])
+    assert labels.tolist() == own_shards.labels["train"]
+
+
+@pytest.mark.parametrize("lost", ["", ".png"], ids=["image and label", "image alone"])
+def test_missing_sample_is_an_error(own_shards, lost):
+    prefix = "train-00000006" + lost
+    rewrite(
+        own_shards.folder / "train-00001.tar",
+        lambda names: [name for name in names if not name.startswith(prefix)],
+    )
+    with pytest.raises(ValueError, match="train"):
+        MemoryImages(own_shards.folder, "train")
+    assert len(MemoryImages(own_shards.folder, "test")) == 5
+
+
+def test_images_are_placed_by_key_whatever_their_order_in_the_shard(own_shards):
+    rewrite(own_shards.folder / "train-00000.tar", lambda names: names[::-1])
+    images = MemoryImages(own_shards.folder, "train")
+    assert np.array_equal(images.get(range(11)).numpy(), own_shards.pixels["train"])
+
+
+def test_missing_shard_is_an_error(own_shards):
+    (own_shards.folder / "train-00002.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train-00002\.tar"):
+        MemoryImages(own_shards.folder, "train")
+    with pytest.raises(FileNotFoundError, match=r"train-00002\.tar"):
+        ShardImages(own_shards.folder, "train").get([0, 9])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_manifest_is_an_error(own_shards, kind):
+    (own_shards.folder / MANIFEST_FILE).unlink()
+    with pytest.raises(FileNotFoundError, match=MANIFEST_FILE):
+        kind(own_shards.folder, "train")
+
+
+def test_shard_images_read_nothing_but_what_is_asked_for(own_shards):
+    (own_shards.folder / "train-00000.tar").unlink()
+    images = ShardImages(own_shards.folder, "train")
+    assert np.array_equal(images.get([4, 10]).numpy(), own_shards.pixels["train"][[4, 10]])
+
+
+def test_every_worker_reads_the_whole_split(own_shards, run_python):
+    code = (
+        "import hashlib, pathlib, sys; from data.images import MemoryImages;"
+        "images = MemoryImages(pathlib.Path(sys.argv[1]), 'train');"
+        "print(len(images), hashlib.sha256(images.pixels.numpy().tobytes()).hexdigest())"
+    )
+    done = run_python("-c", code, own_shards.folder, WORLD_SIZE="2", RANK="1", LOCAL_RANK="1")
+    digest = hashlib.sha256(own_shards.pixels["train"].tobytes()).hexdigest()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["11", digest]

@@ -1,0 +1,151 @@
+"""Shards, manifest and description: bytes, offsets and what is read back."""
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import webdataset as wds
+
+from data.shards import (
+    DATASET_FILE,
+    MANIFEST_FILE,
+    Dataset,
+    Encoded,
+    read_manifest,
+    write_manifest,
+    write_split,
+)
+
+
+def encoded(number: int, split: str = "train") -> Encoded:
+    payload = np.random.default_rng(number).bytes(100 + 37 * number)
+    return Encoded(
+        f"{split}-{number:08d}", payload, number % 3, "abc"[number % 3], split, 6, 6, f"{number}.png"
+    )
+
+
+def test_shards_are_filled_in_order(tmp_path):
+    rows = write_split(tmp_path, "train", (encoded(number) for number in range(11)), 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"train-{n:05d}.tar" for n in range(3)]
+    assert [row["shard"] for row in rows] == [f"train-{number // 4:05d}.tar" for number in range(11)]
+    assert [row["key"] for row in rows] == [encoded(number).key for number in range(11)]
+
+
+@pytest.mark.parametrize("num", [0, 1, 4, 8], ids=lambda num: f"{num} images")
+def test_no_shard_is_empty(tmp_path, num):
+    rows = write_split(tmp_path, "test", [encoded(number, "test") for number in range(num)], 4)
+    assert len(rows) == num
+    assert len(list(tmp_path.iterdir())) == -(-num // 4)
+
+
+def test_rows_point_at_the_payload(tmp_path):
+    images = [encoded(number) for number in range(6)]
+    for image, row in zip(images, write_split(tmp_path, "train", images, 4), strict=True):
+        stored = (tmp_path / row["shard"]).read_bytes()[row["offset"] :][: row["size"]]
+        assert stored == image.payload
+        assert hashlib.sha256(stored).hexdigest() == row["sha256"]
+        assert {
+            name: row[name] for name in ("label", "class_name", "split", "width", "height", "source")
+        } == {
+            "label": image.label,
+            "class_name": image.class_name,
+            "split": "train",
+            "width": 6,
+            "height": 6,
+            "source": image.source,
+        }
+
+
+def test_same_images_give_the_same_bytes(tmp_path):
+    written = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        write_manifest(folder, write_split(folder, "train", [encoded(number) for number in range(6)], 4))
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1]
+
+
+def test_tar_members_carry_no_time_and_no_owner(tmp_path):
+    write_split(tmp_path, "train", [encoded(0)], 4)
+    with tarfile.open(tmp_path / "train-00000.tar") as tar:
+        for member in tar:
+            owner = (member.uid, member.gid, member.uname, member.gname)
+            assert (member.mtime, owner) == (0, (0, 0, "", ""))
+
+
+def test_webdataset_reads_images_and_labels(tmp_path):
+    images = [encoded(number) for number in range(6)]
+    write_split(tmp_path, "train", images, 4)
+    urls = sorted(str(path) for path in tmp_path.iterdir())
+    read = list(wds.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in read] == [image.key for image in images]
+    assert [sample["png"] for sample in read] == [image.payload for image in images]
+    assert [int(sample["cls"]) for sample in read] == [image.label for image in images]
+
+
+def test_manifest_is_read_back_by_split_in_order(tmp_path):
+    rows = write_split(tmp_path, "train", [encoded(number) for number in range(5)], 4)
+    rows += write_split(tmp_path, "test", [encoded(number, "test") for number in range(3)], 4)
+    write_manifest(tmp_path, rows)
+    assert read_manifest(tmp_path).to_pylist() == rows
+    assert read_manifest(tmp_path, "train").to_pylist() == rows[:5]
+    assert read_manifest(tmp_path, "test").to_pylist() == rows[5:]
+    assert read_manifest(tmp_path, "other").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"label": 2}, {"key": "train-00000009"}, {"split": "test"}, {"payload": b"other"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_digest_covers_keys_labels_splits_and_contents(tmp_path, change):
+    digests = [
+        write_manifest(tmp_path, write_split(tmp_path, "train", [image, encoded(1)], 4))
+        for image in (encoded(0), encoded(0), replace(encoded(0), **change))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_digest_covers_the_number_of_images(tmp_path):
+    rows = write_split(tmp_path, "train", [encoded(0), encoded(1)], 4)
+    assert write_manifest(tmp_path, rows) != write_manifest(tmp_path, rows[:1])
+
+
+def test_description_is_read_back(tmp_path):
+    dataset = Dataset(
+        channels=3,
+        image_size=32,
+        classes=["naïve 猫", 'a "quoted" dog'],
+        counts={"train": 5, "test": 1},
+        class_counts={"naïve 猫": 6},
+        mean=[0.1, 0.2, 0.3],
+        std=[1.0, 0.5, 0.25],
+        rejected=[{"source": "it's/猫.png", "reason": "cut short"}],
+        sha256="0" * 64,
+    )
+    dataset.write(tmp_path)
+    assert Dataset.read(tmp_path) == dataset
+    assert json.loads((tmp_path / DATASET_FILE).read_bytes())["classes"] == dataset.classes
+
+
+def test_strange_names_survive_the_manifest(tmp_path):
+    image = replace(encoded(0), class_name="naïve 猫", source='naïve 猫/it\'s ".." .png')
+    write_manifest(tmp_path, write_split(tmp_path, "train", [image], 4))
+    assert (tmp_path / MANIFEST_FILE).is_file()
+    (row,) = read_manifest(tmp_path, "train").to_pylist()
+    assert (row["class_name"], row["source"]) == (image.class_name, image.source)
+
+
+def test_reading_a_missing_manifest_fails(tmp_path):
+    with pytest.raises(FileNotFoundError, match=MANIFEST_FILE):
+        read_manifest(tmp_path)
+
+
+def test_shards_are_plain_tars(tmp_path):
+    write_split(tmp_path, "train", [encoded(0), encoded(1)], 4)
+    with tarfile.open(fileobj=io.BytesIO((tmp_path / "train-00000.tar").read_bytes())) as tar:
+        assert tar.getnames() == [f"train-0000000{n}.{kind}" for n in (0, 1) for kind in ("cls", "png")]

@@ -1,0 +1,108 @@
+"""The order of training images: shuffled, resumable at any step, the same for any number of workers."""
+
+import numpy as np
+import pytest
+
+from data.rng import stream_seed
+from data.stream import Order, rank_slice
+
+
+def epoch(order: Order, number: int) -> np.ndarray:
+    first = number * order.batches_per_epoch
+    return np.concatenate([order.batch(first + step) for step in range(order.batches_per_epoch)])
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_epoch_is_a_permutation(number):
+    assert sorted(epoch(Order(60, 12, seed=3), number)) == list(range(60))
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_last_part_batch_is_dropped(number):
+    order = Order(65, 12, seed=3)
+    assert order.batches_per_epoch == 5
+    seen = epoch(order, number)
+    assert len(seen) == len(set(seen)) == 60
+    assert set(seen) <= set(range(65))
+
+
+def test_dropped_images_change_from_epoch_to_epoch():
+    order = Order(65, 12, seed=3)
+    dropped = [frozenset(range(65)) - set(epoch(order, number)) for number in range(6)]
+    assert len(set(dropped)) > 1
+    assert set().union(*(epoch(order, number).tolist() for number in range(6))) == set(range(65))
+
+
+@pytest.mark.parametrize("step", [0, 4, 5, 123])
+def test_batches_have_the_asked_size_and_type(step):
+    batch = Order(65, 12, seed=0).batch(step)
+    assert (batch.shape, batch.dtype) == ((12,), np.int64)
+
+
+def test_epochs_and_seeds_are_shuffled_differently():
+    orders = [epoch(Order(60, 12, seed), number) for seed in (0, 1) for number in (0, 1)]
+    orders.append(np.arange(60))
+    assert len({tuple(order.tolist()) for order in orders}) == 5
+
+
+def test_batch_is_a_function_of_seed_and_step():
+    sequential = Order(31, 4, seed=9)
+    expected = [sequential.batch(step).copy() for step in range(40)]
+    jumping = Order(31, 4, seed=9)
+    for step in np.random.default_rng(0).permutation(40):
+        assert np.array_equal(jumping.batch(int(step)), expected[step])
+
+
+def test_far_step_is_the_one_reached_in_sequence():
+    far, sequential = 10**6, Order(997, 4, seed=9)
+    for step in range(far + 1):
+        reached = sequential.batch(step)
+    assert np.array_equal(Order(997, 4, seed=9).batch(far), reached)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])
+def test_workers_share_the_batch_of_one(world_size):
+    alone, step = Order(65, 12, seed=3), 17
+    workers = [Order(65, 12, seed=3) for _ in range(world_size)]
+    parts = [worker.batch(step)[rank_slice(12, rank, world_size)] for rank, worker in enumerate(workers)]
+    assert {len(part) for part in parts} == {12 // world_size}
+    assert np.array_equal(np.concatenate(parts), alone.batch(step))
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1], ids=["zero", "largest"])
+def test_extreme_seeds(seed):
+    assert sorted(epoch(Order(8, 4, seed), 0)) == list(range(8))
+
+
+def test_whole_split_as_one_batch():
+    order = Order(5, 5, seed=0)
+    assert order.batches_per_epoch == 1
+    assert sorted(order.batch(3)) == list(range(5))
+
+
+@pytest.mark.parametrize("num_images", [0, 11])
+def test_split_smaller_than_a_batch_is_an_error(num_images):
+    with pytest.raises(
+        ValueError, match=f"a batch of 12 images needs as many in the split, not {num_images}"
+    ):
+        Order(num_images, 12, seed=0)
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(12, 5), (3, 2), (1, 2)])
+def test_uneven_split_over_workers_is_an_error(batch_size, world_size):
+    with pytest.raises(ValueError, match=f"{batch_size} cannot be split evenly over {world_size} workers"):
+        rank_slice(batch_size, 0, world_size)
+
+
+def test_stream_seeds_differ_by_seed_and_name():
+    seeds = {stream_seed(seed, name) for seed in range(20) for name in ("order", "augment", "noise", "")}
+    assert len(seeds) == 80
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_stream_seed_is_the_same_in_every_process():
+    assert stream_seed(0, "order") == 0x91374D56F0AE015B >> 1  # printf '0/order' | sha256sum
+
+
+def test_stream_seeds_of_long_seeds_do_not_run_together():
+    assert stream_seed(1, "1/a") != stream_seed(11, "/a")
