@@ -1,4 +1,4 @@
-"""What the machinery costs when there is nothing to compute: `--plan`, `--help`, and a run that finds all cached.
+"""What the machinery costs when nothing is computed: `--plan`, `--help`, and a run that finds all cached.
 
     python benchmarks/overhead.py [WORKDIR]     a workdir with a finished digits run (default: runs)
 
