@@ -26,6 +26,7 @@ class Task:
     store: Store
     mailbox: Any
     run_id: str
+    provenance: Mapping[str, str]
 
 
 def execute(task: Task) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def execute(task: Task) -> dict[str, Any]:
                 "fingerprint": task.fingerprint,
                 "identity": task.identity,
                 "run_id": task.run_id,
+                "provenance": dict(task.provenance),
                 "created": time.time(),
                 "seconds": round(time.time() - started, 3),
                 **facts,

@@ -19,6 +19,7 @@ STAGES = (
     "sample",
     "evaluate_fidelity",
     "evaluate_classifier",
+    "report",
 )
 _FEATURES = ("evaluate.feature_extractor", "evaluate.inception_weights")
 
@@ -79,6 +80,8 @@ def build_graph(settings: Settings) -> dict[str, Node]:
         nodes += _measured("train_stage1", part="stage1", prefix="stage1_", settings=settings)
     if settings.evaluate.feature_extractor == "classifier":
         nodes.append(_classifier("reference_stats", part="plain", prefix="plain_"))
+    sections = ("seed", "data", "model", "stage1", "stage2", "sample", "evaluate", "compute.precision")
+    nodes.append(Node("report", {node.name: node.name for node in nodes}, sections, ("matplotlib",)))
     graph = {node.name: node for node in nodes}
     return {name: graph[name] for name in _ordered(graph)}
 

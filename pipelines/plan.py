@@ -134,7 +134,8 @@ def _decide(
         return "resume", f"goes on from the checkpoint at step {checkpoints[-1][0]}"
     anew = [name for name in node.needs.values() if steps[name].will_run]
     if anew:
-        return "run", f"{', '.join(sorted(set(anew)))} will be made anew"
+        named = ", ".join(sorted(set(anew))) if len(anew) <= 3 else f"{len(anew)} of its inputs"
+        return "run", f"{named} will be made anew"
     return "run", _why(identity, store.latest_manifest(node.stage, node.part))
 
 

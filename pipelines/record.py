@@ -9,6 +9,7 @@ from pipelines.figures import draw_curves
 from pipelines.files import read_json_list
 from pipelines.graph import Node
 from pipelines.plan import Plan
+from pipelines.provenance import provenance
 from pipelines.recipe import Recipe
 from pipelines.settings import RUNTIME, flatten
 from pipelines.tracking import Tracker
@@ -23,7 +24,8 @@ class Recorder:
         self.tracker, self.plan, self.workdir = tracker, plan, workdir
         settings = flatten(recipe.settings)
         params = {name: value for name, value in settings.items() if name not in RUNTIME}
-        tags = {f"atjem.runtime.{name}": str(settings[name]) for name in sorted(RUNTIME)}
+        self.provenance = provenance()
+        tags = self.provenance | {f"atjem.runtime.{name}": str(settings[name]) for name in sorted(RUNTIME)}
         self.run_id = tracker.open_parent(plan.fingerprint, recipe.name, params, tags)
         self.stage_runs: dict[str, str] = {}
         self._active: dict[str, set[str]] = {}  # nodes that are running, by stage
@@ -34,7 +36,8 @@ class Recorder:
         if node.stage not in self.stage_runs:
             main = self.plan.steps[node.stage]
             inputs = {role: self.plan.steps[name].fingerprint for role, name in node.needs.items()}
-            tags = {"atjem.inputs": ", ".join(f"{role}={print_}" for role, print_ in inputs.items())}
+            listed = ", ".join(f"{role}={fingerprint}" for role, fingerprint in inputs.items())
+            tags = {**self.provenance, "atjem.inputs": listed}
             self.stage_runs[node.stage] = self.tracker.open_stage(
                 self.run_id, node.stage, main.fingerprint or "", tags
             )
@@ -103,6 +106,8 @@ class Recorder:
         runs = (self.stage_runs[node.stage], self.run_id)
         for picture in sorted(folder.glob("figures/*.png")):
             self.tracker.image(runs, picture, f"{label}{picture.stem}")
+        for page in folder.glob("*.html"):
+            self.tracker.file(runs, page)
         if len(points) > 1:
             with tempfile.TemporaryDirectory() as temporary:
                 path = Path(temporary, "curves.png")

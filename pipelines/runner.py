@@ -46,7 +46,7 @@ class Runner:
         self.plan, self.store, self.recorder, self.terminal = plan, store, recorder, terminal
         self.outcome = Outcome()
         self.settled: list[str] = []  # nodes that have ended and whose dependants may go on
-        self.files_before: dict[str, Any] = {}  # of artifacts that are being made again
+        self.before: dict[str, Any] = {}  # what artifacts that are being made again held
         self.changed: set[str] = set()
         self.running: dict[Any, str] = {}
         self.mailbox: Any = None
@@ -104,7 +104,8 @@ class Runner:
             self.mailbox = open_mailbox()
         self.terminal.started(node.name, reason)
         self.outcome.reason[node.name] = reason
-        self.files_before[node.name] = (self.store.manifest(node.stage, fingerprint) or {}).get("files")
+        before = self.store.manifest(node.stage, fingerprint)
+        self.before[node.name] = None if before is None else _essence(before)
         task = Task(
             node,
             fingerprint,
@@ -114,6 +115,7 @@ class Runner:
             self.store,
             self.mailbox,
             self.recorder.node_starts(node),
+            self.recorder.provenance,
         )
         self.running[self._submit(node, task)] = node.name
 
@@ -155,7 +157,7 @@ class Runner:
             self.outcome.interrupted = True
             return
         self.outcome.manifests[name] = manifest
-        if self.files_before[name] not in (None, manifest["files"]):
+        if self.before[name] not in (None, _essence(manifest)):
             self.changed.add(name)  # its dependants run, cached or not
         self.recorder.node_finished(step.node, self._folder(name), manifest)
         self._settle(name, "resumed" if step.action == "resume" else "ran", self.outcome.reason[name])
@@ -195,3 +197,9 @@ class Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _essence(manifest: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What a node's dependants can notice of its result: files and figures, timings apart."""
+    metrics = {name: value for name, value in manifest["metrics"].items() if not name.endswith("per_second")}
+    return manifest["files"], metrics

@@ -6,9 +6,7 @@ runs; points that were logged already are not logged twice.
 
 import logging
 import os
-import platform
 import socket
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -22,7 +20,6 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from pipelines.fingerprint import ROOT
 from pipelines.redact import redact
 
 _BATCH = 500  # entries a call; the server takes up to 1,000
@@ -61,7 +58,7 @@ class Tracker:
         if unfinished:
             run_id = self._reopen(unfinished[0], tags)
         else:
-            tags |= {"mlflow.source.name": "pipelines/run.py", "git.commit": git_commit(), **_machine()}
+            tags["mlflow.source.name"] = "pipelines/run.py"
             run_id = self._create(name, tags)
             entries = [Param(key, redact(str(value))) for key, value in params.items()]
             self.client.log_batch(run_id, params=entries)
@@ -75,7 +72,7 @@ class Tracker:
         if same:
             return self._reopen(same[0], tags)
         tags |= {"mlflow.parentRunId": parent, "atjem.stage": stage, "atjem.fingerprint": fingerprint}
-        return self._create(stage, {**tags, "git.commit": git_commit()})
+        return self._create(stage, tags)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         entries = [RunTag(key, redact(str(value))[:5000]) for key, value in tags.items()]
@@ -125,6 +122,10 @@ class Tracker:
         with Image.open(path) as picture:
             for run_id in run_ids:
                 self.client.log_image(run_id, picture.convert("RGB"), artifact_file=f"figures/{name}.png")
+
+    def file(self, run_ids: Iterable[str], path: Path) -> None:
+        for run_id in run_ids:
+            self.client.log_artifact(run_id, str(path))
 
     def model(self, run_id: str, model: Any, name: str) -> str:
         """Logs a torch model so that `mlflow.pytorch.load_model` loads it. Returns the model's URI."""
@@ -180,27 +181,6 @@ class Tracker:
     def _log_metrics(self, run_id: str, metrics: list[Metric]) -> None:
         for start in range(0, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
-
-
-def git_commit() -> str:
-    """The project's commit, with '+changes' when the tree differs from it; 'unknown' outside a checkout."""
-    try:
-        commit = _git("rev-parse", "HEAD").strip()
-        return commit + ("+changes" if _git("status", "--porcelain").strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
-
-
-def _machine() -> dict[str, str]:
-    return {
-        "atjem.machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "atjem.python": platform.python_version(),
-    }
 
 
 def _driver() -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atjem.calibration import expected_calibration_error
+from atjem.calibration import expected_calibration_error, reliability_bins
 from atjem.checkpoint import load
 from atjem.energies import energy_from_logits
 from atjem.models.registry import JointEnergyModel
@@ -47,7 +47,12 @@ def run(context: StageContext) -> dict[str, Any]:
         "attacks": attacks_of(model.spec.num_classes),
         "num_images": robust["robust_num_images"],
     }
-    return {"metrics": {**metrics, **robust}, "absent": absent, "protocol": protocol}
+    return {
+        "metrics": {**metrics, **robust},
+        "absent": absent,
+        "protocol": protocol,
+        "reliability": reliability_bins(logits, labels),
+    }
 
 
 def _robust(

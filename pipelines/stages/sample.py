@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from atjem.checkpoint import load
@@ -19,13 +18,12 @@ from data.rng import stream_seed
 from data.shards import Dataset, Encoded, write_manifest, write_split
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, pick_device, read_dataset, seed_images
+from pipelines.stages.pictures import draw_frames, draw_grid, to_image
 from pipelines.stages.reference_stats import open_extractor, read_reference
 
-GRID_FILE = "figures/sample_grid.png"
+GRID_FILE, TRAJECTORY_FILE = "figures/sample_grid.png", "figures/trajectory.png"
 _SHARD_IMAGES = 10_000
-_GRID_ROWS = 4
-_GRID_CLASSES = 10
-_MIN_CELL = 48  # pixels a side: small images are enlarged to be looked at
+_TRAJECTORIES, _FRAMES = 5, 7
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -40,7 +38,8 @@ def run(context: StageContext) -> dict[str, Any]:
     pixels, seeds = sampler.generate("final", settings.num_samples, chosen)
     seconds = time.monotonic() - started
     _write(context, sampler, pixels)
-    _draw_grid(context, sampler, seeds, pixels)
+    draw_grid(seeds, pixels, sampler.num_classes, context.folder / GRID_FILE)
+    draw_frames(_trajectory(sampler, chosen), context.folder / TRAJECTORY_FILE)
     metrics = {"sample_steps": chosen, "samples_per_second": settings.num_samples / seconds}
     points = [{"step": steps, "selection_frechet_distance": value} for steps, value in curve.items()]
     return {"metrics": metrics, "points": points, "protocol": {"sample_steps": chosen}}
@@ -122,9 +121,12 @@ def _distances(context: StageContext, sampler: _Sampler) -> dict[int, float]:
     }
 
 
-def _to_image(pixels: Tensor) -> Image.Image:
-    array = pixels.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+def _trajectory(sampler: _Sampler, chosen: int) -> list[Tensor]:
+    """A few final samples on their way from seed to image: one (num, C, H, W) uint8 tensor a frame."""
+    num = min(_TRAJECTORIES, sampler.num_classes)
+    at = sorted({round(chosen * frame / (_FRAMES - 1)) for frame in range(_FRAMES)})
+    _, images = next(sampler.batches("final", num, tuple(at)))
+    return [images[steps] for steps in at]
 
 
 def _write(context: StageContext, sampler: _Sampler, pixels: Tensor) -> None:
@@ -133,7 +135,7 @@ def _write(context: StageContext, sampler: _Sampler, pixels: Tensor) -> None:
     encoded = (
         Encoded(
             key=f"samples-{index:08d}",
-            payload=encode_png(_to_image(image)),
+            payload=encode_png(to_image(image)),
             label=label,
             class_name=classes[label],
             split="samples",
@@ -147,24 +149,3 @@ def _write(context: StageContext, sampler: _Sampler, pixels: Tensor) -> None:
     dataset = Dataset(pixels.shape[1], pixels.shape[2], classes, {"samples": len(rows)})
     dataset.sha256 = write_manifest(context.folder, rows)
     dataset.write(context.folder)
-
-
-def _draw_grid(context: StageContext, sampler: _Sampler, seeds: Tensor, pixels: Tensor) -> None:
-    """One column a class; in each pair of rows the seed stands above the sample that grew from it."""
-    columns = min(sampler.num_classes, _GRID_CLASSES)
-    rows = min(_GRID_ROWS, len(pixels) // sampler.num_classes)
-    size = pixels.shape[2]
-    scale = max(1, -(-_MIN_CELL // size))
-    cell, gap = size * scale, max(2, scale)
-    width, height = columns * (cell + gap) + gap, rows * (2 * cell + 3 * gap) + gap
-    grid = Image.new("RGB", (width, height), "white")
-    for row in range(rows):
-        for column in range(columns):
-            index = row * sampler.num_classes + column
-            left, top = gap + column * (cell + gap), gap + row * (2 * cell + 3 * gap)
-            for offset, image in ((0, seeds[index]), (cell + gap // 2, pixels[index])):
-                enlarged = _to_image(image).resize((cell, cell), Image.Resampling.NEAREST)
-                grid.paste(enlarged.convert("RGB"), (left, top + offset))
-    path = context.folder / GRID_FILE
-    path.parent.mkdir()
-    grid.save(path)

@@ -29,6 +29,7 @@ def test_only_declared_settings_are_there():
 def test_graph_is_the_contracts():
     graph = build_graph(load_recipe("digits")[0].settings)
     needs = {name: set(node.needs.values()) for name, node in graph.items() if not node.part}
+    assert needs.pop("report") == set(graph) - {"report"}
     assert needs == {
         "preprocess": set(),
         "reference_stats": {"preprocess"},

@@ -1,6 +1,10 @@
 """The main job end to end on real data at reduced size: real Ray, real MLflow, real torch-fidelity."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -9,7 +13,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
-from running import reduced_arguments
+from running import ROOT, reduced_arguments
 
 import atjem
 from pipelines.graph import STAGES
@@ -212,11 +216,6 @@ def test_failed_stage_says_what_to_do_and_the_rest_is_kept(pipeline, workdir, tm
 
 
 def test_plan_imports_neither_torch_nor_ray_nor_mlflow(tmp_path):
-    import subprocess
-    import sys
-
-    from running import ROOT
-
     code = (
         "import sys; sys.path.insert(0, '.'); sys.argv = ['run.py', '--pipeline', 'digits', '--plan',"
         f" '--workdir', {str(tmp_path)!r}]\n"
@@ -227,3 +226,38 @@ def test_plan_imports_neither_torch_nor_ray_nor_mlflow(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_report_is_one_file_with_everything_in_it(client, first):
+    stages = {stage["name"]: Path(stage["artifact"]) for stage in first.json["stages"]}
+    page = (stages["report"] / "report.html").read_text()
+    assert len(page) < 5_000_000
+    for needed in (
+        "Fréchet distance",
+        "Reliability",
+        "Lineage",
+        "train_stage2",
+        "stage2.contrastive.step_size",
+    ):
+        assert needed in page
+    assert re.findall(r'(?:src|srcset|href)="(?!data:)', page) == []
+    logged = [entry.path for entry in client.list_artifacts(first.json["run_id"])]
+    assert "report.html" in logged
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to render the page with")
+def test_report_has_no_console_errors_and_fits_a_phone(first, tmp_path):
+    stages = {stage["name"]: Path(stage["artifact"]) for stage in first.json["stages"]}
+    page = (stages["report"] / "report.html").as_uri()
+    options = (
+        "--headless --no-sandbox --disable-gpu --disable-background-networking --enable-logging=stderr --v=0"
+    )
+    command = [
+        "chromium",
+        *options.split(),
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=400,900",
+    ]
+    done = subprocess.run([*command, "--dump-dom", page], capture_output=True, text=True, timeout=120)
+    assert "</html>" in done.stdout
+    assert "CONSOLE" not in done.stderr

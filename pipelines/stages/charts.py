@@ -1,0 +1,84 @@
+"""The report's charts: SVG images, each in a light and a dark variant."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.rcsetup import cycler
+
+Point = Mapping[str, float]
+Draw = Callable[[Axes], None]
+_INK = {"light": "#3b4252", "dark": "#cfd6e4"}
+_COLOURS = {
+    "light": ["#2f6fb2", "#d1602b", "#3a8f5c", "#8a5fb0"],
+    "dark": ["#7db4ea", "#f0925f", "#7ccf9c", "#c3a1e6"],
+}
+
+
+def draw_chart(draw: Draw, *, width: float = 4.4, height: float = 2.8) -> dict[str, str]:
+    """{'light': svg, 'dark': svg}; `draw` fills one pair of axes. Same input, same bytes."""
+    return {theme: _render(draw, theme, width, height) for theme in _INK}
+
+
+def lines(points: Sequence[Point], names: Sequence[str], title: str, xlabel: str) -> Draw:
+    """Curves over 'step'."""
+
+    def draw(axes: Axes) -> None:
+        for name in names:
+            drawn = [(point["step"], point[name]) for point in points if name in point]
+            axes.plot(*zip(*drawn, strict=True), label=name.replace("_", " "), linewidth=1.6)
+        axes.set_title(title)
+        axes.set_xlabel(xlabel)
+        if len(names) > 1:
+            axes.legend(frameon=False)
+
+    return draw
+
+
+def reliability(bins: Mapping[str, Sequence[Point]]) -> Draw:
+    """Accuracy against confidence for each model; the diagonal is perfect calibration."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], linestyle=":", linewidth=1.2, color="grey")
+        for model, own in bins.items():
+            confidences, accuracies = [b["confidence"] for b in own], [b["accuracy"] for b in own]
+            sizes = [12 + 90 * b["count"] / max(1, sum(x["count"] for x in own)) for b in own]
+            axes.plot(confidences, accuracies, linewidth=1.2, label=model)
+            axes.scatter(confidences, accuracies, s=sizes)
+        axes.set_title("Reliability: accuracy at each confidence")
+        axes.set_xlabel("confidence (dot size: share of images)")
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        axes.legend(frameon=False, loc="upper left")
+
+    return draw
+
+
+def _render(draw: Draw, theme: str, width: float, height: float) -> str:
+    ink = _INK[theme]
+    style: dict[str, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "report",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.prop_cycle": cycler("color", _COLOURS[theme]),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.2,
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
+        ),
+    }
+    matplotlib.use("agg")
+    with matplotlib.rc_context(style):
+        figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        plt.close(figure)
+    return buffer.getvalue()

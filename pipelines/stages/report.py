@@ -1,0 +1,247 @@
+"""One page that shows a whole run: figures, samples, curves, calibration, stages and lineage."""
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment
+from markupsafe import Markup, escape
+from pydantic import BaseModel
+
+from pipelines.context import StageContext, View
+from pipelines.files import read_json, read_json_list
+from pipelines.fingerprint import digest
+from pipelines.stages.charts import Draw, draw_chart, lines, reliability
+from pipelines.stages.report_page import PAGE
+
+REPORT_FILE = "report.html"
+_MODELS = {"": "stage 2", "stage1": "stage 1", "plain": "plain twin"}  # by part
+_CARDS = (
+    ("clean_accuracy", "clean accuracy"),
+    ("robust_accuracy", "robust accuracy (AutoAttack)"),
+    ("frechet_distance", "Fréchet distance"),
+    ("ece", "calibration error"),
+)
+_CURVES = (
+    ("train_stage1", ("loss",), "Stage 1: loss"),
+    ("train_stage1", ("adversarial_accuracy",), "Stage 1: accuracy under the training attack"),
+    ("train_stage2", ("loss", "classifier_loss", "energy_loss"), "Stage 2: losses"),
+    ("train_stage2", ("adversarial_accuracy",), "Stage 2: accuracy under the training attack"),
+    ("train_stage2", ("auroc",), "AUROC, real against contrastive"),
+    ("train_stage2", ("contrastive_steps",), "Curriculum: contrastive steps T"),
+    ("train_stage2", ("energy_real", "energy_contrast"), "Energy of real and contrastive images"),
+)
+_BOX, _GAP_X, _GAP_Y = (170, 46), 44, 16  # of the stage graph, in its own units
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Artifact: `report.html`, with every picture in it."""
+    manifests = {name: read_json(folder / "manifest.json") or {} for name, folder in context.inputs.items()}
+    settings = dict(_flat("", context.settings))
+    page = Environment(autoescape=True).from_string(PAGE)
+    html = page.render(
+        title=f"{settings['model.arch']} on {settings['data.in']}",
+        subtitle=_subtitle(manifests),
+        cards=_cards(manifests),
+        pictures=_pictures(context.inputs, manifests),
+        models=[_MODELS[part] for part in _parts(manifests)],
+        metrics=_metrics(manifests),
+        absent=_absent(manifests),
+        charts=_charts(context.inputs, manifests),
+        graph=_graph(manifests, context.inputs),
+        lineage=_lineage(manifests, settings),
+        stages=_stages(manifests),
+        settings=sorted(settings.items()),
+    )
+    (context.folder / REPORT_FILE).write_text(html, encoding="utf-8")
+    return {"metrics": {}}
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names, out of sections and views of sections."""
+    if isinstance(value, View):
+        value = {"in" if name == "in_" else name: inner for name, inner in vars(value).items()}
+    elif isinstance(value, BaseModel):
+        value = value.model_dump(by_alias=True)
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(f"{prefix}.{name}" if prefix else name, inner)
+    else:
+        yield prefix, value
+
+
+def _parts(manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    present = {manifest["part"] for manifest in manifests.values()}
+    return [part for part in _MODELS if part in present]
+
+
+def _merged(manifests: Mapping[str, Mapping[str, Any]], key: str, part: str = "") -> dict[str, Any]:
+    """One kind of facts of a model: what its training stages say is left out."""
+    merged: dict[str, Any] = {}
+    for manifest in manifests.values():
+        if manifest["part"] == part and not manifest["stage"].startswith("train_"):
+            merged |= manifest.get(key, {})
+    return merged
+
+
+def _absent(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(names, reason) of the metrics that could not be computed."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in sorted(_merged(manifests, "absent").items()):
+        by_reason.setdefault(reason, []).append(name)
+    return [(", ".join(names), reason) for reason, names in by_reason.items()]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4g}"
+
+
+def _subtitle(manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    seconds = sum(manifest["seconds"] for manifest in manifests.values())
+    metrics = _merged(manifests, "metrics")
+    counts = (
+        f"{_number(metrics.get('num_train_images'))} training and {_number(metrics.get('num_test_images'))}"
+    )
+    return f"{counts} test images; {seconds / 60:.1f} minutes of stage time, counting reused stages"
+
+
+def _cards(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    own, first = _merged(manifests, "metrics"), _merged(manifests, "metrics", "stage1")
+    cards = []
+    for name, label in _CARDS:
+        note = f"stage 1: {_number(first[name])}" if name in first else ""
+        if name == "frechet_distance":
+            note += f"; test images: {_number(own.get('train_test_frechet_distance'))}"
+        cards.append({"label": label, "value": _number(own.get(name)) or "absent", "note": note.strip("; ")})
+    return cards
+
+
+def _metrics(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    by_part = [_merged(manifests, "metrics", part) for part in _parts(manifests)]
+    names = sorted({name for metrics in by_part for name in metrics})
+    return [{"name": name, "values": [_number(metrics.get(name)) for metrics in by_part]} for name in names]
+
+
+def _pictures(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    steps = {part: _merged(manifests, "metrics", part).get("sample_steps") for part in _MODELS}
+    wanted = (
+        (
+            "sample",
+            "sample_grid.png",
+            f"Stage 2 after {steps['']} steps: each seed above its sample, a column a class",
+        ),
+        ("sample", "trajectory.png", f"From seed to sample in {steps['']} steps, one row an image"),
+        ("sample.stage1", "sample_grid.png", f"Stage 1 after {steps['stage1']} steps, from the same seeds"),
+    )
+    pictures = []
+    for node, file, caption in wanted:
+        if node in inputs:
+            encoded = base64.b64encode((inputs[node] / "figures" / file).read_bytes()).decode()
+            pictures.append({"uri": f"data:image/png;base64,{encoded}", "caption": caption})
+    return pictures
+
+
+def _charts(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    drawn: list[tuple[str, Draw]] = []
+    for stage, names, title in _CURVES:
+        points = read_json_list(inputs[stage] / "curve.json") or []
+        present = [name for name in names if any(name in point for point in points)]
+        if present and len(points) > 1:
+            drawn.append((title, lines(points, present, title, "optimiser steps")))
+    choices = manifests["sample"].get("points", [])
+    if choices:
+        title = "Choice of the step count: Fréchet distance"
+        drawn.append((title, lines(choices, ["selection_frechet_distance"], title, "sampling steps")))
+    bins = {
+        _MODELS[manifest["part"]]: manifest["reliability"]
+        for manifest in manifests.values()
+        if "reliability" in manifest
+    }
+    drawn.append(("Reliability diagram", reliability(bins)))
+    charts = []
+    for title, draw in drawn:
+        variants = {theme: _svg_uri(svg) for theme, svg in draw_chart(draw).items()}
+        charts.append({"alt": title, **variants})
+    return charts
+
+
+def _svg_uri(svg: str) -> str:
+    return "data:image/svg+xml," + quote(svg)
+
+
+def _lineage(
+    manifests: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+) -> Iterable[tuple[str, str]]:
+    prepared = manifests["preprocess"]
+    for name, facts in prepared["datasets"].items():
+        yield f"{name}: source", str(facts["source"])
+        yield f"{name}: content sha256", str(facts["sha256"])
+    yield "seed", str(settings.get("seed"))
+    for name, value in manifests["train_stage2"].get("provenance", {}).items():
+        yield name, value
+    libraries: dict[str, str] = {}
+    for manifest in manifests.values():
+        libraries |= manifest["identity"]["libraries"]
+    yield "libraries", ", ".join(f"{name} {version}" for name, version in sorted(libraries.items()))
+
+
+def _stages(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": name,
+            "fingerprint": manifest["fingerprint"],
+            "run_id": manifest["run_id"],
+            "code": digest(manifest["identity"]["code"]),
+        }
+        for name, manifest in manifests.items()
+    ]
+
+
+def _graph(manifests: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Path]) -> Markup:
+    """Boxes in columns by how many stages come before; a line from each stage to those that use it."""
+    by_fingerprint = {manifest["fingerprint"]: name for name, manifest in manifests.items()}
+    needs = {
+        name: sorted(
+            {by_fingerprint[f] for f in manifest["identity"]["inputs"].values() if f in by_fingerprint}
+        )
+        for name, manifest in manifests.items()
+    }
+    level: dict[str, int] = {}
+    for name in manifests:  # inputs come in the graph's order, or nearly
+        level[name] = 0
+    for _ in manifests:
+        for name, before in needs.items():
+            level[name] = max((level[need] + 1 for need in before), default=0)
+    rows: dict[int, int] = {}
+    place: dict[str, tuple[int, int]] = {}
+    for name in manifests:
+        row = rows.get(level[name], 0)
+        rows[level[name]] = row + 1
+        place[name] = (level[name] * (_BOX[0] + _GAP_X), row * (_BOX[1] + _GAP_Y))
+    width = max(x for x, _ in place.values()) + _BOX[0] + 2
+    height = max(y for _, y in place.values()) + _BOX[1] + 2
+    parts = [_edge(place[need], place[name]) for name, before in needs.items() for need in before]
+    parts += [_box(name, manifests[name]["seconds"], place[name]) for name in manifests]
+    drawing = Markup("").join(parts)
+    return Markup(
+        '<svg class="graph" viewBox="-1 -1 {} {}" role="img" aria-label="stage graph">{}</svg>'
+    ).format(width, height, drawing)
+
+
+def _edge(start: tuple[int, int], end: tuple[int, int]) -> Markup:
+    x1, y1 = start[0] + _BOX[0], start[1] + _BOX[1] // 2
+    x2, y2 = end[0], end[1] + _BOX[1] // 2
+    bend = (x1 + x2) // 2
+    return Markup('<path d="M{} {} C{} {} {} {} {} {}"/>').format(x1, y1, bend, y1, bend, y2, x2, y2)
+
+
+def _box(name: str, seconds: float, at: tuple[int, int]) -> Markup:
+    x, y = at
+    return Markup(
+        '<rect x="{}" y="{}" width="{}" height="{}" rx="6"/><text x="{}" y="{}">{}</text>'
+        '<text class="soft" x="{}" y="{}">{:.1f} s</text>'
+    ).format(x, y, *_BOX, x + 10, y + 19, escape(name), x + 10, y + 36, seconds)
