@@ -1,12 +1,19 @@
 """From a name to a network: `build_model` is the one place that makes models."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from atjem.models.names import ARCHITECTURES, parse_wrn
-from atjem.models.wrn import WideResNet
+from atjem.models.names import ARCHITECTURES, RESNETS, parse_convnext, parse_wrn
+
+if TYPE_CHECKING:
+    from atjem.models.convnext import ConvNeXt
+    from atjem.models.resnet import ResNet
+    from atjem.models.wrn import WideResNet
+
+    Backbone = WideResNet | ResNet | ConvNeXt  # each has features(x), and fc from features to logits
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class JointEnergyModel(nn.Module):
     forward: (B, C, H, W) float32 in [0, 1] to logits (B, K). `spec` says how it was built.
     """
 
-    def __init__(self, spec: ModelSpec, backbone: WideResNet) -> None:
+    def __init__(self, spec: ModelSpec, backbone: "Backbone") -> None:
         super().__init__()
         self.spec = spec
         self.normalize = Normalize(spec.mean, spec.std)
@@ -62,8 +69,22 @@ class JointEnergyModel(nn.Module):
 
 def build_model(spec: ModelSpec) -> JointEnergyModel:
     """A network with fresh weights from torch's global generator. Raises ValueError for an unknown name."""
-    shape = parse_wrn(spec.arch)
-    if shape is None:
-        raise ValueError(f"arch={spec.arch!r} is unknown; use {ARCHITECTURES}")
-    depth, width = shape
-    return JointEnergyModel(spec, WideResNet(depth, width, spec.num_classes, channels=spec.channels))
+    return JointEnergyModel(spec, _backbone(spec))
+
+
+def _backbone(spec: ModelSpec) -> "Backbone":
+    """Imports only the family that is asked for: torchvision and timm take seconds."""
+    if shape := parse_wrn(spec.arch):
+        from atjem.models.wrn import WideResNet
+
+        return WideResNet(*shape, spec.num_classes, channels=spec.channels)
+    if parsed := parse_convnext(spec.arch):
+        from atjem.models.convnext import ConvNeXt
+
+        size, conv_stem = parsed
+        return ConvNeXt(size, spec.num_classes, channels=spec.channels, conv_stem=conv_stem)
+    if spec.arch in RESNETS:
+        from atjem.models.resnet import ResNet
+
+        return ResNet(spec.arch, spec.num_classes, channels=spec.channels)
+    raise ValueError(f"arch={spec.arch!r} is unknown; use {ARCHITECTURES}")

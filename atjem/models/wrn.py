@@ -1,8 +1,9 @@
 """Wide residual networks for small images (Zagoruyko & Komodakis 2016, arXiv 1605.07146)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from atjem.models.precision import full_precision
 
 
 class BasicBlock(nn.Module):
@@ -53,9 +54,8 @@ class WideResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) normalised images to (B, 64 * width) pooled features."""
-        with torch.autocast(x.device.type, enabled=False):  # a PGD step is finer than bf16 resolves
-            stem = self.conv1(x.float() if x.dtype != torch.float64 else x)
-        return F.relu(self.bn(self.blocks(stem))).mean(dim=(2, 3))
+        out = self.blocks(full_precision(self.conv1, x))
+        return F.relu(self.bn(out)).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.features(x))

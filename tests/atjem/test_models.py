@@ -121,3 +121,45 @@ def test_steps_finer_than_bfloat16_reach_the_logits_under_autocast(make_model):
         model(x - 1e-3)
     assert stems[0].dtype == torch.float32
     assert not torch.equal(stems[0], stems[1])
+
+
+@pytest.mark.parametrize(
+    ("arch", "millions"),
+    [
+        ("resnet-18", 11.69),
+        ("resnet-50", 25.56),
+        ("wrn-50-4", 223.4),
+        ("convnext-small", 50.22),
+        ("convnext-base", 88.59),
+        ("convnext-large", 197.77),
+    ],
+)
+def test_published_parameter_counts(arch, millions):
+    """torchvision's, robustness's and timm's own counts for 1,000 classes, without allocating weights."""
+    with torch.device("meta"):
+        model = build_model(ModelSpec(arch, 1000, 3, 224, (0.5,) * 3, (0.25,) * 3))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+@pytest.mark.parametrize("arch", ["resnet-18", "convnext-small", "convnext-small-cvst"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_image_networks_classify_and_give_features(arch, channels):
+    torch.manual_seed(0)
+    model = build_model(ModelSpec(arch, 7, channels, 64, (0.5,) * channels, (0.25,) * channels)).eval()
+    x = torch.rand(2, channels, 64, 64)
+    with torch.no_grad():
+        logits = model(x)
+        assert torch.allclose(model.backbone.fc(model.features(x)), logits, atol=1e-5)
+    assert logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("size", "layers"), [("small", [48, 96]), ("base", [64, 96, 128]), ("large", [96, 144, 192])]
+)
+def test_convolutional_stem_is_the_published_one(size, layers):
+    with torch.device("meta"):
+        model = build_model(ModelSpec(f"convnext-{size}-cvst", 10, 3, 224, (0.0,) * 3, (1.0,) * 3))
+    convolutions = [m for m in model.backbone.body.stem.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [conv.out_channels for conv in convolutions] == layers
+    assert [conv.stride[0] for conv in convolutions] == [2, 2, 1][: len(layers)]
+    assert {conv.kernel_size for conv in convolutions} == {(3, 3)}
