@@ -1,6 +1,7 @@
 # Two commands start everything: `make demo` and `make test`. A second call does not reinstall.
 PYTHON ?= python3
 BIN := .venv/bin
+PORT ?= 5000
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt
 
 .PHONY: help demo test test-all lint bench ui clean
@@ -39,8 +40,9 @@ lint: .venv/.installed-test  ## ruff, mypy --strict, import-linter
 bench: .venv/.installed  ## Run the benchmarks
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-ui: .venv/.installed  ## MLflow UI of runs/ on 127.0.0.1:5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
+ui: .venv/.installed  ## MLflow UI of runs/ on 127.0.0.1:5000 (another port: make ui PORT=5001)
+	PYTHONWARNINGS=ignore MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+	  $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///$(abspath runs/mlflow.db)
 
 clean:  ## Remove the virtual environment (runs/ stays)

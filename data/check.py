@@ -52,7 +52,9 @@ def main(
 ) -> None:
     """Verify shards: exit 0 when sound, 1 when damaged, 2 when there is no manifest."""
     if not (folder / MANIFEST_FILE).is_file():
-        typer.echo(f"error: {folder}: no {MANIFEST_FILE} in it; give a folder of prepared shards", err=True)
+        below = [str(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST_FILE}"))]
+        hint = " or ".join(below) if below else "a folder of prepared shards"
+        typer.echo(f"error: {folder}: no {MANIFEST_FILE} in it; give {hint}", err=True)
         raise typer.Exit(2)
     try:
         damage = list(find_damage(folder))

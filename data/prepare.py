@@ -168,6 +168,8 @@ def main(
     except BadImagesError as error:
         typer.echo(f"error: {source}: {error}", err=True)
         raise typer.Exit(1) from error
+    for bad in dataset.rejected[:20]:
+        typer.echo(f"left out: {bad['source']}: {bad['reason']}", err=True)
     summary = {"out": str(out), "counts": dataset.counts, "rejected": len(dataset.rejected)}
     counts = ", ".join(f"{count} {split}" for split, count in dataset.counts.items())
     typer.echo(

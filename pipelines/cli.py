@@ -45,6 +45,11 @@ class Options:
     as_json: bool
 
     @property
+    def title(self) -> str:
+        """The run's name in MLflow: the recipe and what was changed."""
+        return redact(" ".join([Path(self.pipeline).stem, *self.overrides]))[:120]
+
+    @property
     def command(self) -> str:
         """The command that goes on with this run."""
         words = ["python", "pipelines/run.py", "--pipeline", self.pipeline]
@@ -174,12 +179,18 @@ def _run(recipe: Recipe, plan: Plan, store: Store, tracking_uri: str, options: O
                 raise BadInput(problems)
         artifacts = None if options.tracking_uri else store.workdir / "mlartifacts"
         try:
-            recorder = Recorder(Tracker(tracking_uri, recipe.name, artifacts), recipe, plan, store.workdir)
+            recorder = Recorder(
+                Tracker(tracking_uri, recipe.name, artifacts), recipe, options.title, plan, store.workdir
+            )
         except TrackingError as error:
             allowed = f"MLflow says: {str(error).splitlines()[0]}"
             raise BadInput([Problem("--tracking-uri", tracking_uri, allowed)]) from error
         terminal = stack.enter_context(Terminal(to_stderr=options.as_json))
+        data, model = recipe.settings.data, recipe.settings.model
         terminal.say(f"{recipe.name}: run {recorder.run_id}, workdir {store.workdir}")
+        terminal.say(
+            f"{data.in_} as {data.image_size}x{data.image_size}x{model.channels} images, {model.arch}"
+        )
         if needs_work(plan):
             terminal.plan(plan)
         outcome = Runner(plan, store, recorder, terminal).run()
@@ -195,7 +206,7 @@ def _run(recipe: Recipe, plan: Plan, store: Store, tracking_uri: str, options: O
     terminal.stages(stages)
     if metrics and code == DONE:
         terminal.metrics(metrics)
-    _say_where(terminal, store, tracking_uri, recorder, failed, status, options.command)
+    _say_where(terminal, store, stages, tracking_uri, recorder, failed, status, options.command)
     if options.as_json:
         _print_json(recipe.name, recorder.run_id, status, stages, metrics)
     return code
@@ -217,7 +228,7 @@ def _stage_rows(plan: Plan, outcome: Any, recorder: Any, store: Store) -> list[d
             {
                 "name": stage,
                 "status": status[worst],
-                "reason": outcome.reason.get(worst, "interrupted before it began"),
+                "reason": outcome.reason.get(worst, "interrupted"),
                 "fingerprint": main.fingerprint,
                 "run_id": recorder.stage_runs.get(stage) or (manifest or {}).get("run_id"),
                 "seconds": round(sum(outcome.manifests[name]["seconds"] for name in ran), 1) if ran else None,
@@ -230,6 +241,7 @@ def _stage_rows(plan: Plan, outcome: Any, recorder: Any, store: Store) -> list[d
 def _say_where(
     terminal: Terminal,
     store: Store,
+    stages: list[dict[str, Any]],
     uri: str,
     recorder: Any,
     failed: Mapping[str, str],
@@ -242,6 +254,9 @@ def _say_where(
     if status == "interrupted":
         terminal.say(redact(f"interrupted; nothing finished is lost. To go on: {again}"))
     terminal.say(f"artifacts  {store.workdir / 'artifacts'}")
+    for label, stage, file in (("model", "train_stage2", ""), ("report", "report", "report.html")):
+        if artifact := next((row["artifact"] for row in stages if row["name"] == stage), None):
+            terminal.say(f"{label:<11}{Path(artifact, file)}")
     terminal.say(redact(f"tracking   {uri}, run {recorder.run_id}"))
     if uri == f"sqlite:///{Path('runs').resolve() / 'mlflow.db'}":
         terminal.say("compare    make ui, then http://127.0.0.1:5000")

@@ -33,7 +33,7 @@ def session(address: str | None, num_cpus: int, num_gpus: int | None) -> Iterato
             ray.init(address=address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
-            allowed = f"no Ray cluster answers there ({reason}); start one or leave the option out"
+            allowed = f"{reason}; start a cluster there, or set RAY_AUTH_MODE=token if it asks for a token"
             raise BadInput([Problem("--ray-address", address, allowed)]) from error
     else:
         ray.init(

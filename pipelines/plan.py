@@ -91,16 +91,16 @@ def _file_identity(path: str) -> list[str]:
     ]
 
 
-def source_identities(settings: Settings) -> dict[str, str] | None:
-    """Digests of the image collections' listings; None when one cannot be read now."""
+def source_identities(settings: Settings) -> dict[str, str] | str:
+    """Digests of the image collections' listings; or why one cannot be read now."""
     names = {"data.in": settings.data.in_, "data.ood": settings.data.ood}
     try:
         return {
             setting: name if name in KINDS else open_source(name, settings.data.root).identity
             for setting, name in names.items()
         }
-    except (SourceError, OSError):
-        return None
+    except (SourceError, OSError) as error:
+        return str(error)
 
 
 def _identify(node: Node, settings: Settings, steps: Mapping[str, Step]) -> tuple[str | None, dict[str, Any]]:
@@ -114,7 +114,7 @@ def _identify(node: Node, settings: Settings, steps: Mapping[str, Step]) -> tupl
     known = all(fingerprint is not None for fingerprint in inputs.values())
     if node.stage == "preprocess":
         identity["sources"] = source_identities(settings)
-        known = identity["sources"] is not None
+        known = not isinstance(identity["sources"], str)
         # Where the images lie is not what they are: the listing's digest stands for them.
         identity["settings"] = {
             key: value for key, value in identity["settings"].items() if key not in ("data.in", "data.ood")
@@ -126,7 +126,7 @@ def _decide(
     node: Node, fingerprint: str | None, identity: Mapping[str, Any], store: Store, steps: Mapping[str, Step]
 ) -> tuple[str, str]:
     if fingerprint is None:
-        return "run", "unknown until its source can be read" if not node.needs else "its inputs are unknown"
+        return "run", identity.get("sources") or "its inputs are not known yet"
     if store.manifest(node.stage, fingerprint) is not None:
         return "cached", "nothing it depends on has changed"
     checkpoints = checkpoint_steps(store.checkpoints(node.stage, fingerprint))
@@ -144,15 +144,16 @@ def _why(identity: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "has not been run yet"
     then = last["identity"]
+    found = []
     for kind, what in (("settings", "setting"), ("code", "code"), ("libraries", "library version")):
         if names := changes(then.get(kind, {}), identity[kind]):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            return f"changed {what}: {', '.join(names[:3])}{more}"
+            found.append(f"changed {what}: {', '.join(names[:3])}{more}")
     if then.get("sources") != identity.get("sources"):
-        return "the source images changed"
-    if then.get("inputs") != identity["inputs"]:
-        return "its inputs changed"
-    return "its files are missing or damaged"
+        found.append("other source images")
+    if not found and then.get("inputs") != identity["inputs"]:
+        found.append("its inputs changed")
+    return "; ".join(found) or "its files are missing or damaged"
 
 
 def _check_names(options: Mapping[str, str | None], force: Iterable[str]) -> None:

@@ -20,13 +20,14 @@ _TRAINING = ("train_stage1", "train_stage2")
 class Recorder:
     """Follows one pipeline run in MLflow; only the driver has one."""
 
-    def __init__(self, tracker: Tracker, recipe: Recipe, plan: Plan, workdir: Path) -> None:
+    def __init__(self, tracker: Tracker, recipe: Recipe, title: str, plan: Plan, workdir: Path) -> None:
         self.tracker, self.plan, self.workdir = tracker, plan, workdir
         settings = flatten(recipe.settings)
         params = {name: value for name, value in settings.items() if name not in RUNTIME}
         self.provenance = provenance()
-        tags = self.provenance | {f"atjem.runtime.{name}": str(settings[name]) for name in sorted(RUNTIME)}
-        self.run_id = tracker.open_parent(plan.fingerprint, recipe.name, params, tags)
+        runtime = ", ".join(f"{name}={settings[name]}" for name in sorted(RUNTIME))
+        tags = self.provenance | {"atjem.runtime": runtime}
+        self.run_id = tracker.open_parent(plan.fingerprint, title, params, tags)
         self.stage_runs: dict[str, str] = {}
         self._active: dict[str, set[str]] = {}  # nodes that are running, by stage
         self._failed: dict[str, str] = {}  # first failure, by stage
@@ -74,8 +75,10 @@ class Recorder:
         links: dict[str, str] = {}
         for name, manifest in manifests.items():
             node = self.plan.steps[name].node
-            links[f"atjem.run.{name}"] = manifest["run_id"]
-            links |= {f"atjem.absent.{node.prefix}{k}": v for k, v in manifest.get("absent", {}).items()}
+            if not node.part:
+                if node.stage not in self.stage_runs:  # made by an earlier pipeline run
+                    links[f"atjem.run.{name}"] = manifest["run_id"]
+                links |= {f"atjem.absent.{k}": v for k, v in manifest.get("absent", {}).items()}
             if node.stage not in _TRAINING:
                 figures |= {node.prefix + key: value for key, value in manifest.get("metrics", {}).items()}
         self.tracker.metrics(self.run_id, figures)

@@ -98,7 +98,7 @@ class Runner:
     def _start(self, step: Step, reason: str) -> None:
         node, fingerprint = step.node, step.fingerprint
         if fingerprint is None:  # its source could not be listed when the plan was made
-            self._settle(node.name, "failed", "the source cannot be read")
+            self._settle(node.name, "failed", reason)
             return
         if self.mailbox is None:
             self.mailbox = open_mailbox()
@@ -160,6 +160,7 @@ class Runner:
         if self.before[name] not in (None, _essence(manifest)):
             self.changed.add(name)  # its dependants run, cached or not
         self.recorder.node_finished(step.node, self._folder(name), manifest)
+        self.terminal.rejected(manifest.get("rejected", []))
         self._settle(name, "resumed" if step.action == "resume" else "ran", self.outcome.reason[name])
 
     def _pass_on(self) -> None:
@@ -173,7 +174,7 @@ class Runner:
     def _stop(self) -> None:
         """Training saves itself; everything else is ended at once."""
         if self.stop_deadline == float("inf"):
-            self.terminal.say("stopping: training writes a last checkpoint")
+            self.terminal.say(f"stopping: training writes a last checkpoint (up to {_STOP_SECONDS} s)")
             self.stop_deadline = time.monotonic() + _STOP_SECONDS
             ray.get(self.mailbox.stop.remote())
         training = [name for name in self.running.values() if name.startswith("train_")]

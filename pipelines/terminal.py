@@ -1,7 +1,7 @@
 """What a person sees: the plan, bars for long steps, the final table. On no terminal, plain lines."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipelines.plan import Plan
 
+_NAMED = 5  # rejected images that are named on the screen
 _LINE_SECONDS = 10  # between plain progress lines of one stage
 _SHOWN = ("contrastive_steps", "loss", "auroc", "images_per_second")
 _COLOURS = {"run": "yellow", "resume": "yellow", "cached": "green", "ran": "green", "failed": "red"}
@@ -48,7 +49,7 @@ class Terminal:
         )
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
-        self._started: dict[str, float] = {}
+        self._first: dict[str, tuple[float, int]] = {}  # when each stage first reported, and how far it was
 
     def __enter__(self) -> "Terminal":
         self.bars.start()
@@ -96,6 +97,7 @@ class Terminal:
             self.rows(("metric", *(title for title, _ in columns)), rows)
 
     def started(self, name: str, reason: str) -> None:
+        self._printed[name] = time.monotonic() - _LINE_SECONDS / 2
         self.say(f"{name:<27}starts: {reason}")
 
     def ended(self, name: str, status: str, seconds: float | None, reason: str) -> None:
@@ -105,6 +107,15 @@ class Terminal:
         text = f"{name:<27}{status}{took}" + (f": {reason}" if reason else "")
         self.say(text, _COLOURS.get(status))
 
+    def rejected(self, images: Sequence[Mapping[str, str]]) -> None:
+        """Images that preprocessing left out: they are named, since nobody else will."""
+        for image in images[:_NAMED]:
+            self.say(f"left out: {image['source']}: {image['reason']}", "yellow")
+        if len(images) > _NAMED:
+            self.say(
+                f"left out: {len(images) - _NAMED} more images; the preprocess manifest names them", "yellow"
+            )
+
     def progress(self, name: str, message: Mapping[str, Any]) -> None:
         """A stage's latest report; shown once it has taken some seconds."""
         text = "  ".join(
@@ -112,9 +123,20 @@ class Terminal:
         )
         if self.live:
             self._bar(name, message, text)
-        elif time.monotonic() - self._printed.setdefault(name, time.monotonic()) >= _LINE_SECONDS:
+        elif time.monotonic() - self._printed[name] >= _LINE_SECONDS:
             self._printed[name] = time.monotonic()
-            self.say(f"{name:<27}{message['done']:,}/{message['total']:,} {message['unit']}  {text}")
+            counted = f"{message['done']:,}/{message['total']:,} {message['unit']}"
+            self.say(
+                "  ".join(part for part in (f"{name:<27}{counted}", text, self._left(name, message)) if part)
+            )
+
+    def _left(self, name: str, message: Mapping[str, Any]) -> str:
+        """How long the stage still takes, at the pace of its first report until now."""
+        first = self._first.setdefault(name, (time.monotonic(), message["done"]))
+        done, taken = message["done"] - first[1], time.monotonic() - first[0]
+        if done <= 0:
+            return ""
+        return f"about {_duration(taken * (message['total'] - message['done']) / done)} left"
 
     def _bar(self, name: str, message: Mapping[str, Any], text: str) -> None:
         if name not in self._tasks:
@@ -138,6 +160,12 @@ class Terminal:
 
 
 _LABELS = {"contrastive_steps": "T", "images_per_second": "img/s"}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _number(value: float | None) -> str:
