@@ -7,13 +7,15 @@ from torch import Tensor
 def auroc(positive: Tensor, negative: Tensor) -> Tensor:
     """P(a positive scores above a negative), ties counted half (the Mann-Whitney statistic).
 
-    positive: (P,), negative: (N,). Returns a scalar tensor. Exact for unbounded scores: torchmetrics'
-    AUROC passes them through a sigmoid first, where large logits collapse into ties.
+    positive: (P,), negative: (N,). Returns a scalar tensor, NaN if any score is. Exact for unbounded scores:
+    torchmetrics' AUROC passes them through a sigmoid first, where large logits collapse into ties.
     """
     ordered = torch.sort(negative).values
     below = torch.searchsorted(ordered, positive, right=False)
     not_above = torch.searchsorted(ordered, positive, right=True)
-    return (below + not_above).double().mean() / (2 * len(negative))
+    area = (below + not_above).double().mean() / (2 * len(negative))
+    broken = positive.isnan().any() | negative.isnan().any()
+    return torch.where(broken, torch.nan, area)
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:

@@ -11,13 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.interrupt import StopRequest
+from pipelines.lock import locked
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import (
     check_cluster,
     check_place,
     check_resources,
-    check_server,
     check_settings,
+    check_tracking,
     local_resources,
     needs_work,
 )
@@ -113,14 +115,17 @@ def run(
         workdir,
         as_json,
     )
-    return _main(options, plan_only=plan, status_only=status)
+    try:
+        return _main(options, plan_only=plan, status_only=status)
+    except BadInput as bad:
+        if as_json:
+            errors = [str(problem) for problem in bad.problems]
+            _print_json(Path(pipeline).stem, None, "refused", [], {}, errors)
+        raise
 
 
 def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
-    if "://" in options.workdir:
-        problem = Problem("--workdir", options.workdir, "object stores are not supported yet; give a folder")
-        raise BadInput([problem])
-    workdir = Path(options.workdir).expanduser().resolve()
+    workdir = _workdir(options.workdir)
     recipe, problems = load_recipe(options.pipeline, options.overrides)
     if plan_only or status_only:
         if problems:
@@ -133,11 +138,29 @@ def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
     problems += check_settings(recipe.settings) + check_place(workdir, recipe.settings)
     if not options.ray_address:
         problems += check_resources(recipe.settings, local_resources(recipe.settings), "this machine")
-    tracking_uri = options.tracking_uri or f"sqlite:///{workdir / 'mlflow.db'}"
-    problems += check_server(tracking_uri) + check_cluster(options.ray_address)
+    tracking_uri = options.tracking_uri
+    if tracking_uri is None:
+        tracking_uri = f"sqlite:///{workdir / 'mlflow.db'}"
+    problems += check_tracking(tracking_uri) + check_cluster(options.ray_address)
     if problems:
         raise BadInput(problems)
-    return _run(recipe, _plan(recipe, Store(workdir), options), Store(workdir), tracking_uri, options)
+    with StopRequest() as stop:
+        return _run(recipe, Store(workdir), tracking_uri, options, stop)
+
+
+def _workdir(given: str) -> Path:
+    allowed = ""
+    if "://" in given:
+        allowed = "object stores are not supported yet; give a folder"
+    elif not given or any(sign in given for sign in "?%"):
+        allowed = "must be a folder whose name has no ? and no %, which MLflow's SQLite address cannot hold"
+    try:
+        workdir = Path(given).expanduser().resolve()
+    except (RuntimeError, OSError) as error:
+        allowed = f"{error}; give another folder"
+    if allowed:
+        raise BadInput([Problem("--workdir", repr(given), allowed)])
+    return workdir
 
 
 def _plan(recipe: Recipe, store: Store, options: Options) -> Plan:
@@ -164,52 +187,90 @@ def _show_plan(recipe: Recipe, plan: Plan, terminal: Terminal, as_json: bool) ->
     return DONE
 
 
-def _run(recipe: Recipe, plan: Plan, store: Store, tracking_uri: str, options: Options) -> int:
-    """Imports Ray and MLflow only now that there is something to run or to record."""
+def _run(recipe: Recipe, store: Store, tracking_uri: str, options: Options, stop: StopRequest) -> int:
+    """Takes the workdir's lock if there is work, then plans again: another run may have done it."""
+    with ExitStack() as stack:
+        terminal = Terminal(to_stderr=options.as_json)
+        plan = _plan(recipe, store, options)
+        if working := needs_work(plan):
+            stack.enter_context(locked(store.workdir, terminal.waiting, lambda: stop.count > 0))
+            if stop.count:
+                terminal.say("interrupted while waiting; nothing was begun")
+                if options.as_json:
+                    _print_json(recipe.name, None, "interrupted", [], {})
+                return INTERRUPTED
+            store.sweep()
+            plan = _plan(recipe, store, options)
+        if needs_work(plan):
+            _connect(stack, recipe, options)
+            stop.arm()  # Ray takes SIGTERM for itself
+        return _follow(recipe, plan, store, tracking_uri, options, terminal, stop, alone=working)
+
+
+def _connect(stack: ExitStack, recipe: Recipe, options: Options) -> None:
+    """Imports Ray only now that there is something to run."""
     from pipelines import cluster
-    from pipelines.record import Recorder
-    from pipelines.runner import Runner
-    from pipelines.tracking import Tracker, TrackingError
 
     local = local_resources(recipe.settings)
-    with ExitStack() as stack:
-        if needs_work(plan):
-            session = cluster.session(options.ray_address, int(local["CPU"]), int(local.get("GPU", 0)))
-            if problems := check_resources(recipe.settings, stack.enter_context(session), "the cluster"):
-                raise BadInput(problems)
-        artifacts = None if options.tracking_uri else store.workdir / "mlartifacts"
-        try:
-            recorder = Recorder(
-                Tracker(tracking_uri, recipe.name, artifacts), recipe, options.title, plan, store.workdir
-            )
-        except TrackingError as error:
-            allowed = f"MLflow says: {str(error).splitlines()[0]}"
-            raise BadInput([Problem("--tracking-uri", tracking_uri, allowed)]) from error
-        terminal = stack.enter_context(Terminal(to_stderr=options.as_json))
-        data, model = recipe.settings.data, recipe.settings.model
-        terminal.say(f"{recipe.name}: run {recorder.run_id}, workdir {store.workdir}")
-        terminal.say(
-            f"{data.in_} as {data.image_size}x{data.image_size}x{model.channels} images, {model.arch}"
-        )
-        if needs_work(plan):
-            terminal.plan(plan)
-        outcome = Runner(plan, store, recorder, terminal).run()
-    status, code = "done", DONE
-    if outcome.failed:
-        status, code = "failed", FAILED
-    elif outcome.interrupted:
-        status, code = "interrupted", INTERRUPTED
-    metrics = recorder.finish(outcome.manifests) if outcome.manifests else {}
-    failed = {name: outcome.reason[name] for name in outcome.failed}
-    recorder.close(status, "; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    session = cluster.session(options.ray_address, int(local["CPU"]), int(local.get("GPU", 0)))
+    if problems := check_resources(recipe.settings, stack.enter_context(session), "the cluster"):
+        raise BadInput(problems)
+
+
+def _follow(
+    recipe: Recipe,
+    plan: Plan,
+    store: Store,
+    tracking_uri: str,
+    options: Options,
+    terminal: Terminal,
+    stop: StopRequest,
+    *,
+    alone: bool,
+) -> int:
+    """Runs the plan, tells MLflow and the terminal, and returns the exit code."""
+    from pipelines.record import Recorder
+    from pipelines.runner import Runner
+    from pipelines.tracking import TRACKING_ERRORS, Tracker
+
+    artifacts = None if options.tracking_uri else store.workdir / "mlartifacts"
+    try:
+        tracker = Tracker(tracking_uri, recipe.name, artifacts)
+        recorder = Recorder(tracker, recipe, options.title, plan, store.workdir, alone=alone)
+    except TRACKING_ERRORS as error:
+        raise BadInput(
+            [Problem("--tracking-uri", tracking_uri, f"MLflow says: {_first_line(error)}")]
+        ) from error
+    data, model = recipe.settings.data, recipe.settings.model
+    terminal.say(f"{recipe.name}: run {recorder.run_id}, workdir {store.workdir}")
+    terminal.say(f"{data.in_} as {data.image_size}x{data.image_size}x{model.channels} images, {model.arch}")
+    if needs_work(plan):
+        terminal.plan(plan)
+    try:
+        with terminal:
+            outcome = Runner(plan, store, recorder, terminal, stop).run()
+        status = "failed" if outcome.failed else "interrupted" if outcome.interrupted else "done"
+        metrics = recorder.finish(outcome.manifests) if outcome.manifests else {}
+        failed = {name: outcome.reason[name] for name in outcome.failed}
+        recorder.close(status, "; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    except TRACKING_ERRORS as error:
+        line = f"error: --tracking-uri: {tracking_uri}; MLflow failed during the run: {_first_line(error)}; "
+        typer.echo(redact(f"{line}finished stages are kept, to go on: {options.command}"), err=True)
+        if options.as_json:
+            _print_json(recipe.name, recorder.run_id, "failed", [], {})
+        return FAILED
     stages = _stage_rows(plan, outcome, recorder, store)
     terminal.stages(stages)
-    if metrics and code == DONE:
+    if metrics and status == "done":
         terminal.metrics(metrics)
     _say_where(terminal, store, stages, tracking_uri, recorder, failed, status, options.command)
     if options.as_json:
         _print_json(recipe.name, recorder.run_id, status, stages, metrics)
-    return code
+    return {"done": DONE, "failed": FAILED, "interrupted": INTERRUPTED}[status]
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _stage_rows(plan: Plan, outcome: Any, recorder: Any, store: Store) -> list[dict[str, Any]]:
@@ -263,13 +324,20 @@ def _say_where(
 
 
 def _print_json(
-    pipeline: str, run_id: str | None, status: str, stages: list[dict[str, Any]], metrics: Mapping[str, float]
+    pipeline: str,
+    run_id: str | None,
+    status: str,
+    stages: list[dict[str, Any]],
+    metrics: Mapping[str, float],
+    errors: list[str] | None = None,
 ) -> None:
-    result = {
+    result: dict[str, Any] = {
         "pipeline": pipeline,
         "run_id": run_id,
         "status": status,
         "stages": stages,
         "metrics": dict(metrics),
     }
-    sys.stdout.write(json.dumps(result) + "\n")
+    if errors is not None:
+        result["errors"] = errors
+    sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")

@@ -28,13 +28,17 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class StageContext:
-    """`inputs` maps each role in the node's `needs` to a finished artifact's folder."""
+    """`inputs` maps each role in the node's `needs` to a finished artifact's folder.
+
+    `sources` holds the identities of the image collections that the fingerprint was made with.
+    """
 
     settings: "Settings"
     inputs: Mapping[str, Path]
     folder: Path
     checkpoints: Path
     report: Reporter
+    sources: Mapping[str, str]
 
 
 class View:

@@ -1,5 +1,6 @@
 """One node from inputs to published artifact; runs as a Ray task."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,11 +44,13 @@ def execute(task: Task) -> dict[str, Any]:
             folder=draft.folder,
             checkpoints=store.checkpoints(node.stage, task.fingerprint),
             report=MailReporter(task.mailbox, node.name),
+            sources=task.identity.get("sources") or {},
         )
         try:
             facts = import_module(node.module).run(context)
         except Interrupted as reason:
             return {"interrupted": str(reason)}
+        _refuse_non_finite(facts["metrics"])
         return draft.publish(
             {
                 "stage": node.stage,
@@ -61,3 +64,9 @@ def execute(task: Task) -> dict[str, Any]:
                 **facts,
             }
         )
+
+
+def _refuse_non_finite(metrics: Mapping[str, float]) -> None:
+    broken = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise ValueError(f"not a result: {', '.join(broken)}")

@@ -83,7 +83,7 @@ class _Meaning(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> Any:
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return None
+            return [self.visit(other) for other in node.orelse]
         return self.generic_visit(node)
 
 

@@ -69,6 +69,10 @@ def make_plan(
         if name not in wanted:
             action, reason = (action, reason) if action == "cached" else ("skipped", _skipped(start, until))
         steps[name] = Step(node, action, reason, fingerprint, identity)
+    if not wanted:
+        raise BadInput(
+            [Problem("--until", repr(until), f"comes before --from {start}; nothing would be run")]
+        )
     _check_inputs(graph, steps, start)
     return Plan(settings, steps)
 
@@ -99,7 +103,7 @@ def source_identities(settings: Settings) -> dict[str, str] | str:
             setting: name if name in KINDS else open_source(name, settings.data.root).identity
             for setting, name in names.items()
         }
-    except (SourceError, OSError) as error:
+    except (SourceError, OSError, RuntimeError) as error:
         return str(error)
 
 

@@ -3,7 +3,9 @@
 import os
 import shutil
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -72,21 +74,58 @@ def check_resources(settings: Settings, available: dict[str, float], where: str)
     return problems
 
 
-def check_server(uri: str) -> list[Problem]:
-    """A tracking server answers at all; a local store is created on first use."""
-    parsed = urlparse(uri)
-    if parsed.scheme not in ("http", "https"):
-        return []
-    host = parsed._replace(netloc=parsed.netloc.rpartition("@")[2])  # credentials are MLflow's to send
+def check_tracking(uri: str) -> list[Problem]:
+    """A tracking server answers at all; a SQLite file can be written, or made."""
     try:
-        with urlopen(urlunparse(host), timeout=_CONNECT_SECONDS):
-            return []
+        parsed = urlparse(uri)
+        if parsed.scheme == "sqlite":
+            return _check_sqlite(uri)
+        if parsed.scheme not in ("http", "https"):
+            allowed = "give http(s)://HOST:PORT, sqlite:////FILE or another address that MLflow knows"
+            return [] if parsed.scheme and parsed.netloc else [Problem("--tracking-uri", repr(uri), allowed)]
+        reason = _unanswered(urlunparse(parsed._replace(netloc=parsed.netloc.rpartition("@")[2])))
+    except ValueError as error:
+        reason = str(error)
+    if not reason:
+        return []
+    return [
+        Problem("--tracking-uri", uri, f"no MLflow server answers there ({reason}); start it or give another")
+    ]
+
+
+def _check_sqlite(uri: str) -> list[Problem]:
+    path = Path(uri.removeprefix("sqlite:///"))
+    allowed = ""
+    if not uri.startswith("sqlite:///") or path == Path():
+        allowed = "give a file: sqlite:///relative/path or sqlite:////absolute/path"
+    elif path.is_dir():
+        allowed = "is a folder; give a file"
+    elif path.exists():
+        allowed = _unreadable_database(path)
+    elif not path.parent.is_dir() and path.parent.parent.is_dir() is False:
+        allowed = f"{path.parent} does not exist; make it first"
+    return [Problem("--tracking-uri", uri, allowed)] if allowed else []
+
+
+def _unreadable_database(path: Path) -> str:
+    try:
+        with closing(sqlite3.connect(path, timeout=_CONNECT_SECONDS)) as database:
+            database.execute("BEGIN IMMEDIATE").close()
+            database.rollback()
+    except sqlite3.Error as error:
+        return f"not a database that can be written ({error}); move it away or give another"
+    return ""
+
+
+def _unanswered(url: str) -> str:
+    """Why no web server answers at a URL; empty when one does, whatever it says."""
+    try:
+        with urlopen(url, timeout=_CONNECT_SECONDS):
+            return ""
     except HTTPError:
-        return []  # it answers; whether it lets us in, MLflow will say
-    except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        allowed = f"no MLflow server answers there ({reason}); start it or give another"
-        return [Problem("--tracking-uri", uri, allowed)]
+        return ""
+    except (OSError, HTTPException) as error:
+        return str(getattr(error, "reason", None) or error)
 
 
 def check_cluster(address: str | None) -> list[Problem]:
@@ -128,7 +167,12 @@ def _check_checkpoint(settings: Settings) -> Iterator[Problem]:
     if path is None:
         return
     allowed = "give a model folder (model.json, model.safetensors)"
-    if missing := missing_files(Path(path)):
+    try:
+        missing = missing_files(Path(path))
+    except OSError as error:
+        yield Problem("model.checkpoint", path, f"{error.strerror}; {allowed}")
+        return
+    if missing:
         yield Problem("model.checkpoint", path, f"has no {' and no '.join(missing)}; {allowed}")
         return
     from atjem.checkpoint import CheckpointError, load
@@ -155,7 +199,7 @@ def _check_weights(settings: Settings) -> Iterator[Problem]:
     if path is not None and not Path(path).is_file():
         allowed = "no such file; give torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
         yield Problem("evaluate.inception_weights", path, allowed)
-    if path is None and check_server("https://github.com"):
+    if path is None and _unanswered("https://github.com"):
         given = "not given, and torch-fidelity's download is out of reach"
         yield Problem(
             "evaluate.inception_weights", given, "give the file, or evaluate.feature_extractor=classifier"
@@ -210,12 +254,22 @@ def _check_seeds(settings: Settings) -> Iterator[Problem]:
         yield Problem("data.ood", name, f"{source} (or use {' or '.join(KINDS)})")
         return
     yield from _check_decodable("data.ood", name, source, settings)
+    splits = [item.split for item in source.items]
+    num_train = round(len(splits) * (1 - settings.data.test_fraction))
+    num_train = splits.count("train") if any(splits) else num_train
+    if settings.stage2.steps and num_train < settings.stage2.batch_size:
+        allowed = f"stage2.batch_size={settings.stage2.batch_size} needs as many; give more seeds"
+        yield Problem("data.ood", f"{name} has about {num_train} seeds to train with", allowed)
+    if num_train >= len(splits):
+        yield Problem(
+            "data.ood", f"{name} holds out no seeds for sampling", "give more seeds, or a test folder"
+        )
 
 
 def _open(name: str, settings: Settings) -> Source | str:
     try:
         return open_source(name, settings.data.root)
-    except (SourceError, OSError) as error:
+    except (SourceError, OSError, RuntimeError) as error:
         return str(error)
 
 

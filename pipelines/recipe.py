@@ -64,7 +64,7 @@ def _find(name_or_path: str) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise BadInput([Problem(str(path), f"not readable as YAML: {error}", "mend the file")]) from error
     if not isinstance(values, dict):
         raise BadInput([Problem(str(path), f"holds {type(values).__name__}", "it must hold settings")])
@@ -80,7 +80,7 @@ def _override(values: dict[str, Any], text: str) -> Iterator[Problem]:
         return
     try:
         value = yaml.safe_load(raw)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         value = raw
     *sections, last = name.split(".")
     target = values

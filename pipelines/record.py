@@ -18,16 +18,20 @@ _TRAINING = ("train_stage1", "train_stage2")
 
 
 class Recorder:
-    """Follows one pipeline run in MLflow; only the driver has one."""
+    """Follows one pipeline run in MLflow; only the driver has one. `alone`: it holds the workdir's lock."""
 
-    def __init__(self, tracker: Tracker, recipe: Recipe, title: str, plan: Plan, workdir: Path) -> None:
+    def __init__(
+        self, tracker: Tracker, recipe: Recipe, title: str, plan: Plan, workdir: Path, *, alone: bool
+    ) -> None:
         self.tracker, self.plan, self.workdir = tracker, plan, workdir
         settings = flatten(recipe.settings)
         params = {name: value for name, value in settings.items() if name not in RUNTIME}
         self.provenance = provenance()
         runtime = ", ".join(f"{name}={settings[name]}" for name in sorted(RUNTIME))
-        tags = self.provenance | {"atjem.runtime": runtime}
-        self.run_id = tracker.open_parent(plan.fingerprint, title, params, tags)
+        tags = self.provenance | {"atjem.runtime": runtime, "atjem.workdir": str(workdir)}
+        self.run_id = tracker.open_parent(
+            plan.fingerprint, title, params, tags, alone_in=str(workdir) if alone else None
+        )
         self.stage_runs: dict[str, str] = {}
         self._active: dict[str, set[str]] = {}  # nodes that are running, by stage
         self._failed: dict[str, str] = {}  # first failure, by stage
@@ -61,6 +65,14 @@ class Recorder:
         self._pictures(node, folder, points)
         self._leave(node)
 
+    def node_cached(self, node: Node, folder: Path, manifest: Mapping[str, Any]) -> None:
+        """Catches up on a node that this very pipeline run made before it was cut off."""
+        run_id = manifest["run_id"]
+        if self.tracker.parent_of(run_id) == self.run_id:
+            self.stage_runs[node.stage] = run_id
+            self._active.setdefault(node.stage, set()).add(node.name)
+            self.node_finished(node, folder, manifest)
+
     def node_failed(self, node: Node, reason: str) -> None:
         self._failed.setdefault(node.stage, reason)
         self._leave(node)
@@ -86,7 +98,7 @@ class Recorder:
         if "preprocess" in manifests:
             self.tracker.datasets(self.run_id, manifests["preprocess"]["datasets"])
         if "train_stage2" in self.stage_runs and "train_stage2" in manifests:
-            self._model()
+            self._model()  # made under this parent, by this call or by one that was cut off
         return figures
 
     def close(self, status: str, reason: str) -> None:

@@ -1,13 +1,11 @@
 """Runs a plan: nodes as Ray tasks as soon as their inputs are there, everything told to MLflow."""
 
-import signal
+import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
@@ -15,7 +13,8 @@ import ray
 from pipelines.causes import cause
 from pipelines.channel import open_mailbox
 from pipelines.execute import Task, execute
-from pipelines.graph import Node
+from pipelines.graph import Node, stage_needs
+from pipelines.interrupt import StopRequest
 from pipelines.plan import Plan, Step
 from pipelines.record import Recorder
 from pipelines.store import Store
@@ -42,15 +41,17 @@ class Outcome:
 class Runner:
     """One pass over a plan. The driver's only loop; nothing else waits."""
 
-    def __init__(self, plan: Plan, store: Store, recorder: Recorder, terminal: Terminal) -> None:
-        self.plan, self.store, self.recorder, self.terminal = plan, store, recorder, terminal
+    def __init__(
+        self, plan: Plan, store: Store, recorder: Recorder, terminal: Terminal, stop: StopRequest
+    ) -> None:
+        self.plan, self.store, self.recorder, self.terminal, self.stop = plan, store, recorder, terminal, stop
+        self.graph = {name: step.node for name, step in plan.steps.items()}
         self.outcome = Outcome()
         self.settled: list[str] = []  # nodes that have ended and whose dependants may go on
         self.before: dict[str, Any] = {}  # what artifacts that are being made again held
         self.changed: set[str] = set()
         self.running: dict[Any, str] = {}
         self.mailbox: Any = None
-        self.stop_requested = 0
         self.stop_deadline = float("inf")
 
     def run(self) -> Outcome:
@@ -58,15 +59,24 @@ class Runner:
         needs = {name: set(step.node.needs.values()) for name, step in self.plan.steps.items()}
         order = TopologicalSorter(needs)
         order.prepare()
-        with self.signals():
+        try:
             while order.is_active() and not self.outcome.interrupted:
-                for name in order.get_ready():
-                    self._begin(name)
-                if self.running:
-                    self._poll()
-                while self.settled:
-                    order.done(self.settled.pop())
+                self._turn(order)
+        except ray.exceptions.RayError as error:
+            for name in self.running.values():
+                self._fail(name, f"the Ray cluster was lost: {cause(error)}")
         return self.outcome
+
+    def _turn(self, order: "TopologicalSorter[str]") -> None:
+        if self.stop.count and not self.running:
+            self.outcome.interrupted = True
+            return
+        for name in order.get_ready():
+            self._begin(name)
+        if self.running:
+            self._poll()
+        while self.settled:
+            order.done(self.settled.pop())
 
     def _begin(self, name: str) -> None:
         """Starts a node, or settles at once what needs no work."""
@@ -81,12 +91,12 @@ class Runner:
             self._settle(name, "skipped", f"needs {broken[0]}")
         elif step.will_run or stale:
             self._start(step, f"{stale[0]} came out differently" if stale else step.reason)
-        else:
-            assert step.fingerprint is not None
-            manifest = self.store.manifest(step.node.stage, step.fingerprint)
-            assert manifest is not None, f"{name} was cached and is gone"
+        elif manifest := self.store.manifest(step.node.stage, str(step.fingerprint)):
             self.outcome.manifests[name] = manifest
+            self.recorder.node_cached(step.node, self._folder(name), manifest)
             self._settle(name, "cached", step.reason)
+        else:
+            self._start(step, "what it was made from came out differently")
 
     def _settle(self, name: str, status: str, reason: str) -> None:
         self.outcome.status[name], self.outcome.reason[name] = status, reason
@@ -102,6 +112,8 @@ class Runner:
             return
         if self.mailbox is None:
             self.mailbox = open_mailbox()
+        if step.reason == "forced":  # its checkpoints would only bring the former result back
+            shutil.rmtree(self.store.checkpoints(node.stage, fingerprint), ignore_errors=True)
         self.terminal.started(node.name, reason)
         self.outcome.reason[node.name] = reason
         before = self.store.manifest(node.stage, fingerprint)
@@ -139,7 +151,7 @@ class Runner:
         self._pass_on()
         for reference in finished:
             self._finish(self.running.pop(reference), reference)
-        if self.stop_requested:
+        if self.stop.count:
             self._stop()
 
     def _finish(self, name: str, reference: Any) -> None:
@@ -147,9 +159,7 @@ class Runner:
         try:
             manifest = ray.get(reference)
         except ray.exceptions.RayError as error:
-            reason = cause(error)
-            self._settle(name, "failed", reason)
-            self.recorder.node_failed(step.node, reason)
+            self._fail(name, cause(error))
             return
         if "interrupted" in manifest:
             self._settle(name, "skipped", manifest["interrupted"])
@@ -158,10 +168,21 @@ class Runner:
             return
         self.outcome.manifests[name] = manifest
         if self.before[name] not in (None, _essence(manifest)):
-            self.changed.add(name)  # its dependants run, cached or not
+            self.changed.add(name)
+            self._discard_dependants(name)
         self.recorder.node_finished(step.node, self._folder(name), manifest)
         self.terminal.rejected(manifest.get("rejected", []))
         self._settle(name, "resumed" if step.action == "resume" else "ran", self.outcome.reason[name])
+
+    def _fail(self, name: str, reason: str) -> None:
+        self._settle(name, "failed", reason)
+        self.recorder.node_failed(self.plan.steps[name].node, reason)
+
+    def _discard_dependants(self, name: str) -> None:
+        """What was made from a node's former result is forgotten at once, also in case this run dies."""
+        for other, step in self.plan.steps.items():
+            if other != name and name in stage_needs(self.graph, [other]) and step.fingerprint is not None:
+                self.store.discard(step.node.stage, step.fingerprint)
 
     def _pass_on(self) -> None:
         progress, points = ray.get(self.mailbox.take.remote())
@@ -178,26 +199,12 @@ class Runner:
             self.stop_deadline = time.monotonic() + _STOP_SECONDS
             ray.get(self.mailbox.stop.remote())
         training = [name for name in self.running.values() if name.startswith("train_")]
-        if not training or time.monotonic() > self.stop_deadline or self.stop_requested > 1:
+        if not training or time.monotonic() > self.stop_deadline or self.stop.count > 1:
             for name in self.running.values():
                 self.recorder.node_interrupted(self.plan.steps[name].node, "interrupted")
                 self._settle(name, "skipped", "interrupted")
             self.running.clear()
             self.outcome.interrupted = True
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask for an end; a second one does not wait for checkpoints."""
-
-        def request(_signal: int, _frame: FrameType | None) -> None:
-            self.stop_requested += 1
-
-        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _essence(manifest: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -26,6 +26,17 @@ class Store:
     def artifact(self, stage: str, fingerprint: str) -> Path:
         return self.workdir / "artifacts" / stage / fingerprint
 
+    def discard(self, stage: str, fingerprint: str) -> None:
+        """Forgets an artifact and the checkpoints that led to it: what they were made from has changed."""
+        (self.artifact(stage, fingerprint) / MANIFEST_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.artifact(stage, fingerprint), ignore_errors=True)
+        shutil.rmtree(self.checkpoints(stage, fingerprint), ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Removes drafts that a killed run left behind; only for the holder of the workdir's lock."""
+        for folder in (self.workdir / "artifacts").glob("*/.*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def checkpoints(self, stage: str, fingerprint: str) -> Path:
         return self.workdir / "checkpoints" / stage / fingerprint
 
@@ -33,7 +44,7 @@ class Store:
         """The manifest of a finished artifact whose files are all there; None otherwise."""
         folder = self.artifact(stage, fingerprint)
         manifest = read_json(folder / MANIFEST_FILE)
-        if manifest is None or "files" not in manifest:
+        if manifest is None or not _is_manifest(manifest) or manifest["fingerprint"] != fingerprint:
             return None
         for name, entry in manifest["files"].items():
             file = folder / name
@@ -43,9 +54,9 @@ class Store:
 
     def latest_manifest(self, stage: str, part: str) -> dict[str, Any] | None:
         """The newest finished artifact of a stage's part, to tell what has changed since."""
-        folders = (self.workdir / "artifacts" / stage).glob(f"*/{MANIFEST_FILE}")
+        folders = (self.workdir / "artifacts" / stage).glob(f"[!.]*/{MANIFEST_FILE}")
         manifests = (read_json(file) for file in folders)
-        own = [m for m in manifests if m is not None and m.get("part") == part]
+        own = [m for m in manifests if m is not None and _is_manifest(m) and m.get("part") == part]
         return max(own, key=lambda m: m["created"], default=None)
 
     @contextmanager
@@ -82,8 +93,29 @@ class Draft:
         }
         manifest = {**manifest, "files": files}
         write_json(self.folder / MANIFEST_FILE, manifest)
+        replaced = self.folder.with_name(f"{self.folder.name}.old")
         if self.final.exists():
-            self.final.rename(self.folder.with_suffix(".old"))
+            self.final.rename(replaced)
         self.folder.rename(self.final)
-        shutil.rmtree(self.folder.with_suffix(".old"), ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
         return manifest
+
+
+_KEYS = {
+    "fingerprint": str,
+    "run_id": str,
+    "created": float,
+    "seconds": float,
+    "identity": dict,
+    "metrics": dict,
+}
+
+
+def _is_manifest(value: dict[str, Any]) -> bool:
+    """Every key that others rely on is there, with a value of its kind."""
+    files = value.get("files")
+    return (
+        all(isinstance(value.get(name), kind) for name, kind in _KEYS.items())
+        and isinstance(files, dict)
+        and all(isinstance(entry, dict) and "size" in entry for entry in files.values())
+    )

@@ -61,6 +61,9 @@ class Terminal:
     def say(self, text: str, style: str | None = None) -> None:
         self.console.print(text, style=style, markup=False)
 
+    def waiting(self, process: str) -> None:
+        self.say(f"another run (process {process}) works in this workdir; waiting for it to end", "yellow")
+
     def plan(self, plan: Plan) -> None:
         """Per stage: what will happen, why, and its fingerprint."""
         rows = [

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from PIL import Image
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.redact import redact
 
@@ -26,7 +27,8 @@ _BATCH = 500  # entries a call; the server takes up to 1,000
 _DIGEST_LENGTH = 36  # the longest that MLflow takes
 _OPEN = "RUNNING"
 
-TrackingError = MlflowException  # what the store answers when it cannot do what it was asked
+# What a store may answer when it cannot do what it was asked: MLflow's, its database's, a missing driver's.
+TRACKING_ERRORS = (MlflowException, SQLAlchemyError, ModuleNotFoundError, OSError)
 
 
 class Tracker:
@@ -47,21 +49,31 @@ class Tracker:
         self._logged: dict[tuple[str, str], int] = {}
 
     def open_parent(
-        self, fingerprint: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        fingerprint: str,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        *,
+        alone_in: str | None = None,
     ) -> str:
-        """The unfinished run of this very pipeline, reopened, or a new one. Returns its id."""
-        self._close_orphans()
+        """The unfinished run of this very pipeline, reopened, or a new one. Returns its id.
+
+        A run that its process still works on is left alone. `alone_in` names the workdir whose lock the
+        caller holds: whatever else says that it runs there has died.
+        """
+        self._close_orphans(alone_in)
         found = self._search(f"tags.`atjem.kind` = 'pipeline' AND tags.`atjem.fingerprint` = '{fingerprint}'")
-        unfinished = [run for run in found if run.data.tags.get("atjem.status") != "done"]
+        unfinished = [
+            run for run in found if run.data.tags.get("atjem.status") != "done" and run.info.status != _OPEN
+        ]
         tags = {**tags, "atjem.kind": "pipeline", "atjem.fingerprint": fingerprint, "atjem.status": "running"}
         tags["atjem.driver"] = _driver()
         if unfinished:
-            run_id = self._reopen(unfinished[0], tags)
-        else:
-            tags["mlflow.source.name"] = "pipelines/run.py"
-            run_id = self._create(name, tags)
-            entries = [Param(key, redact(str(value))) for key, value in params.items()]
-            self.client.log_batch(run_id, params=entries)
+            return self._reopen(unfinished[0], tags)
+        run_id = self._create(name, {**tags, "mlflow.source.name": "pipelines/run.py"})
+        entries = [Param(key, redact(str(value))) for key, value in params.items()]
+        self.client.log_batch(run_id, params=entries)
         return run_id
 
     def open_stage(self, parent: str, stage: str, fingerprint: str, tags: Mapping[str, str]) -> str:
@@ -73,6 +85,13 @@ class Tracker:
             return self._reopen(same[0], tags)
         tags |= {"mlflow.parentRunId": parent, "atjem.stage": stage, "atjem.fingerprint": fingerprint}
         return self._create(stage, tags)
+
+    def parent_of(self, run_id: str) -> str | None:
+        """The pipeline run that a stage's run belongs to; None when this store does not know it."""
+        try:
+            return self.client.get_run(run_id).data.tags.get("mlflow.parentRunId")
+        except MlflowException:
+            return None
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         entries = [RunTag(key, redact(str(value))[:5000]) for key, value in tags.items()]
@@ -161,10 +180,11 @@ class Tracker:
         order = ["attributes.start_time DESC"]
         return list(self.client.search_runs([self.experiment_id], query, order_by=order, max_results=50))
 
-    def _close_orphans(self) -> None:
-        """Runs left RUNNING by a driver of this machine that is gone become KILLED."""
+    def _close_orphans(self, alone_in: str | None) -> None:
+        """Runs left RUNNING by a driver that is gone become KILLED."""
         for run in self._search(f"attributes.status = '{_OPEN}' AND tags.`atjem.kind` = 'pipeline'"):
-            if _is_gone(run.data.tags.get("atjem.driver", "")):
+            tags = run.data.tags
+            if _is_gone(tags.get("atjem.driver", "")) or tags.get("atjem.workdir") == (alone_in or "nowhere"):
                 query = f"attributes.status = '{_OPEN}' AND tags.`mlflow.parentRunId` = '{run.info.run_id}'"
                 for orphan in (*self._search(query), run):
                     self.close(orphan.info.run_id, "interrupted", "its process ended without a word")

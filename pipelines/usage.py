@@ -1,5 +1,6 @@
 """Command lines end in exit codes and one-line errors, never in tracebacks or boxes."""
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -14,13 +15,16 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 def run_app(app: typer.Typer) -> NoReturn:
     """Runs a command line and ends the process: 2 for bad input, 130 for Ctrl-C, else what it returns."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
     except BadInput as bad:
         for problem in bad.problems:
             typer.echo(str(problem), err=True)
         code = BAD_INPUT
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort, SystemExit) as end:  # typer turns Ctrl-C into its own ends
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
         typer.echo("interrupted before any stage began", err=True)
         code = INTERRUPTED
     except _UsageError as error:

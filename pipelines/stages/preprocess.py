@@ -4,7 +4,7 @@ from typing import Any
 
 from data.noise_names import KINDS
 from data.prepare import Job, prepare
-from data.sources import open_source
+from data.sources import Source, SourceError, open_source
 from pipelines.context import StageContext
 
 
@@ -21,7 +21,7 @@ def run(context: StageContext) -> dict[str, Any]:
         folder = context.folder / name
         folder.mkdir()
         dataset = prepare(
-            open_source(source, settings.data.root),
+            _open_unchanged(context, f"data.{'in' if name == 'images' else 'ood'}", source),
             folder,
             Job(*common, *fractions, splits),
             progress=lambda done, total: context.report.progress(done, total, "images"),
@@ -32,3 +32,11 @@ def run(context: StageContext) -> dict[str, Any]:
         facts["metrics"][f"num_rejected_{name}"] = len(dataset.rejected)
         facts.setdefault("rejected", []).extend(dataset.rejected)
     return facts
+
+
+def _open_unchanged(context: StageContext, setting: str, name: str) -> Source:
+    """The collection, as it was when the fingerprint was made; SourceError if files changed since."""
+    source = open_source(name, context.settings.data.root)
+    if source.identity != context.sources[setting]:
+        raise SourceError(f"{setting}: the files of {name} changed while the run began; start it again")
+    return source

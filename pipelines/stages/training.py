@@ -2,6 +2,7 @@
 
 import faulthandler
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -28,12 +29,14 @@ from atjem.optim import make_optimizer, make_schedule
 from data.stream import rank_slice
 from pipelines.checkpoints import new_checkpoint, sound_checkpoint
 from pipelines.context import Interrupted, StageContext
+from pipelines.files import read_json, write_json
 
 if TYPE_CHECKING:
     from pipelines.settings import Attack, Stage
 
 TRAINER_FILE = "trainer.pt"
 CURVE_FILE = "curve.json"
+DIVERGED_FILE = "diverged.json"
 _RAY_FOLDER = ".ray_train"  # Ray Train's own books; our checkpoints are elsewhere
 Curve = list[dict[str, float]]
 Batches = Callable[[int], Batch]
@@ -88,6 +91,7 @@ def train(
     compute, device = context.settings.compute, ray.train.torch.get_device()
     torch.set_num_threads(compute.cpus_per_worker)
     learner = _make_learner(stage, model.to(device), objective, curriculum, compute.precision)
+    (context.checkpoints / DIVERGED_FILE).unlink(missing_ok=True)
     first, curve = _restore(context.checkpoints, learner, device)
     is_lead = ray.train.get_context().get_world_rank() == 0
     context.report.points(curve if is_lead else [])
@@ -98,6 +102,9 @@ def train(
         done = step + 1
         if done % compute.log_every == 0 or done == stage.steps:
             curve.append(_point(done, metrics, learner))
+            if not math.isfinite(curve[-1]["loss"]):
+                write_json(context.checkpoints / DIVERGED_FILE, curve[-1])
+                break
             context.report.points(curve[-1:] if is_lead else [])
         if is_lead:
             watched = {
@@ -177,6 +184,9 @@ def _save(folder: Path, step: int, learner: Learner, curve: Curve) -> None:
 
 def _publish(context: StageContext, steps: int) -> dict[str, Any]:
     """The EMA model and the curve of the last checkpoint become the artifact."""
+    if point := read_json(context.checkpoints / DIVERGED_FILE):
+        loss, step = point["loss"], point["step"]
+        raise FloatingPointError(f"training diverged: the loss is {loss} at step {step}; lower optimizer.lr")
     found = sound_checkpoint(context.checkpoints)
     if found is None or found[0] < steps:
         at = "before its first checkpoint" if found is None else f"at step {found[0]} of {steps}"
