@@ -22,8 +22,9 @@ def run_app(app: typer.Typer) -> NoReturn:
         for problem in bad.problems:
             typer.echo(str(problem), err=True)
         code = BAD_INPUT
-    except (KeyboardInterrupt, typer.Abort, SystemExit) as end:  # typer turns Ctrl-C into its own ends
-        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+    except (KeyboardInterrupt, typer.Abort, SystemExit) as end:
+        # typer turns Ctrl-C into an exit, and Ray, while it starts, SIGTERM into one with its number
+        if isinstance(end, SystemExit) and end.code not in (INTERRUPTED, signal.SIGTERM):
             raise
         typer.echo("interrupted before any stage began", err=True)
         code = INTERRUPTED

@@ -91,6 +91,7 @@ def train(
     compute, device = context.settings.compute, ray.train.torch.get_device()
     torch.set_num_threads(compute.cpus_per_worker)
     learner = _make_learner(stage, model.to(device), objective, curriculum, compute.precision)
+    context.checkpoints.mkdir(parents=True, exist_ok=True)
     (context.checkpoints / DIVERGED_FILE).unlink(missing_ok=True)
     first, curve = _restore(context.checkpoints, learner, device)
     is_lead = ray.train.get_context().get_world_rank() == 0

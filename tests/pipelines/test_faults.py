@@ -75,6 +75,7 @@ def test_divergence_is_a_failure_and_never_a_number(pipeline, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.faults
 def test_two_runs_at_once_take_turns(pipeline, tmp_path):
     """The second waits, then finds all of it finished: no stage runs twice, no point is logged twice."""
     arguments = [*reduced_arguments(tmp_path, **FAST), "--json"]
@@ -95,6 +96,7 @@ def test_two_runs_at_once_take_turns(pipeline, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.faults
 def test_killed_late_everything_reaches_mlflow_all_the_same(pipeline, tmp_path):
     """The driver dies once stage 2 is published: the next call logs the model and every stage's figures."""
     arguments = reduced_arguments(tmp_path, **FAST)
@@ -192,7 +194,7 @@ def test_tracking_store_that_is_no_database(pipeline, tmp_path, kind):
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
 def test_signal_before_any_stage_ends_with_130(tmp_path, sign):
-    """Also when it comes while Ray starts, and twice."""
+    """Also when it comes while Ray starts; Ctrl-C also twice."""
     process = subprocess.Popen(
         command(*reduced_arguments(tmp_path), "--json"),
         stdout=subprocess.PIPE,
@@ -204,8 +206,9 @@ def test_signal_before_any_stage_ends_with_130(tmp_path, sign):
         time.sleep(0.05)
     time.sleep(1.5)
     process.send_signal(sign)
-    time.sleep(0.2)
-    process.send_signal(sign)
+    if sign == signal.SIGINT:
+        time.sleep(0.2)
+        process.send_signal(sign)
     out, err = process.communicate(timeout=90)
     assert process.returncode == 130, err.decode()
     assert b"Traceback" not in err
