@@ -26,6 +26,14 @@ from pipelines.redact import redact
 _BATCH = 500  # entries a call; the server takes up to 1,000
 _DIGEST_LENGTH = 36  # the longest that MLflow takes
 _OPEN = "RUNNING"
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # the UI's view of training runs, not of chats
+    "mlflow.note.content": (
+        "Joint energy models trained by one recipe. Each run is a pipeline run, named by what was changed; "
+        "its children are the stages that it ran. Mark two runs and press Compare; figures, samples and "
+        "`report.html` are among a run's artifacts."
+    ),
+}
 
 # What a store may answer when it cannot do what it was asked: MLflow's, its database's, a missing driver's.
 TRACKING_ERRORS = (MlflowException, SQLAlchemyError, ModuleNotFoundError, OSError)
@@ -45,7 +53,7 @@ class Tracker:
             self.experiment_id = found.experiment_id
         else:
             location = None if artifacts is None else (artifacts / experiment).resolve().as_uri()
-            self.experiment_id = self.client.create_experiment(experiment, location)
+            self.experiment_id = self.client.create_experiment(experiment, location, _EXPERIMENT_TAGS)
         self._logged: dict[tuple[str, str], int] = {}
 
     def open_parent(
