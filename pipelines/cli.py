@@ -13,7 +13,7 @@ import typer
 
 from pipelines.interrupt import StopRequest
 from pipelines.lock import locked
-from pipelines.plan import Plan, make_plan
+from pipelines.plan import Plan, Step, make_plan
 from pipelines.preflight import (
     check_cluster,
     check_place,
@@ -26,7 +26,7 @@ from pipelines.preflight import (
 from pipelines.problems import BadInput, Problem
 from pipelines.recipe import Recipe, load_recipe, shipped_recipes
 from pipelines.redact import redact
-from pipelines.status import show_status
+from pipelines.status import show_statuses, stage_statuses
 from pipelines.store import Store
 from pipelines.terminal import Terminal
 from pipelines.usage import INTERRUPTED
@@ -134,7 +134,7 @@ def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
         terminal = Terminal(to_stderr=options.as_json)
         if plan_only:
             return _show_plan(recipe, plan, terminal, options.as_json)
-        return show_status(recipe, plan, Store(workdir), terminal, options.command, options.as_json)
+        return _show_status(recipe, plan, Store(workdir), terminal, options)
     problems += check_settings(recipe.settings) + check_place(workdir, recipe.settings)
     if not options.ray_address:
         problems += check_resources(recipe.settings, local_resources(recipe.settings), "this machine")
@@ -170,21 +170,37 @@ def _plan(recipe: Recipe, store: Store, options: Options) -> Plan:
 def _show_plan(recipe: Recipe, plan: Plan, terminal: Terminal, as_json: bool) -> int:
     terminal.plan(plan)
     if as_json:
+        stages = [_row(step, step.action, step.reason) for step in plan.steps.values() if not step.node.part]
+        _print_json(recipe.name, None, "planned", stages, {})
+    return DONE
+
+
+def _show_status(recipe: Recipe, plan: Plan, store: Store, terminal: Terminal, options: Options) -> int:
+    statuses = stage_statuses(plan, store)
+    show_statuses(statuses, store, terminal, options.command.removesuffix(" --json"))
+    if options.as_json:
         stages = [
-            {
-                "name": name,
-                "status": step.action,
-                "reason": step.reason,
-                "fingerprint": step.fingerprint,
-                "run_id": None,
-                "seconds": None,
-                "artifact": None,
-            }
+            _row(step, statuses[name].state, step.reason)
+            | {"checkpoint_step": statuses[name].checkpoint_step}
             for name, step in plan.steps.items()
             if not step.node.part
         ]
-        _print_json(recipe.name, None, "planned", stages, {})
+        finished = all(status.state == "finished" for status in statuses.values())
+        _print_json(recipe.name, None, "done" if finished else "unfinished", stages, {})
     return DONE
+
+
+def _row(step: Step, status: str, reason: str) -> dict[str, Any]:
+    """A stage as `--json` gives it; what only a run knows is null."""
+    return {
+        "name": step.node.name,
+        "status": status,
+        "reason": reason,
+        "fingerprint": step.fingerprint,
+        "run_id": None,
+        "seconds": None,
+        "artifact": None,
+    }
 
 
 def _run(recipe: Recipe, store: Store, tracking_uri: str, options: Options, stop: StopRequest) -> int:
@@ -286,11 +302,8 @@ def _stage_rows(plan: Plan, outcome: Any, recorder: Any, store: Store) -> list[d
         ran = [name for name in names if status[name] in ("ran", "resumed")]
         manifest = outcome.manifests.get(stage)
         rows.append(
-            {
-                "name": stage,
-                "status": status[worst],
-                "reason": outcome.reason.get(worst, "interrupted"),
-                "fingerprint": main.fingerprint,
+            _row(main, status[worst], outcome.reason.get(worst, "interrupted"))
+            | {
                 "run_id": recorder.stage_runs.get(stage) or (manifest or {}).get("run_id"),
                 "seconds": round(sum(outcome.manifests[name]["seconds"] for name in ran), 1) if ran else None,
                 "artifact": str(store.artifact(stage, str(main.fingerprint))) if manifest else None,

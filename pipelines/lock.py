@@ -34,6 +34,15 @@ def locked(workdir: Path, on_wait: Callable[[str], None], give_up: Callable[[], 
         yield True
 
 
+def holder(workdir: Path) -> str | None:
+    """The process id of a run that works in the workdir now; None when there is none."""
+    try:
+        with (workdir / ".lock").open("r") as file:
+            return None if _try_lock(file.fileno()) else file.read().strip() or "unknown"
+    except OSError:
+        return None
+
+
 def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

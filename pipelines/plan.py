@@ -140,6 +140,8 @@ def _decide(
     if anew:
         named = ", ".join(sorted(set(anew))) if len(anew) <= 3 else f"{len(anew)} of its inputs"
         return "run", f"{named} will be made anew"
+    if failure := store.failure(node.stage, fingerprint):
+        return "run", f"failed the last time: {failure}"
     return "run", _why(identity, store.latest_manifest(node.stage, node.part))
 
 

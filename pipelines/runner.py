@@ -175,8 +175,10 @@ class Runner:
         self._settle(name, "resumed" if step.action == "resume" else "ran", self.outcome.reason[name])
 
     def _fail(self, name: str, reason: str) -> None:
+        step = self.plan.steps[name]
+        self.store.note_failure(step.node.stage, str(step.fingerprint), reason)
         self._settle(name, "failed", reason)
-        self.recorder.node_failed(self.plan.steps[name].node, reason)
+        self.recorder.node_failed(step.node, reason)
 
     def _discard_dependants(self, name: str) -> None:
         """What was made from a node's former result is forgotten at once, also in case this run dies."""

@@ -1,37 +1,59 @@
-"""What is finished, what is not, and the command that goes on."""
+"""What is finished, what is not, and the command that goes on: from the workdir alone, no Ray, no MLflow."""
 
-import json
-import sys
-from typing import Any
+from dataclasses import dataclass
 
 from pipelines.checkpoints import checkpoint_steps
+from pipelines.lock import holder
 from pipelines.plan import Plan, Step
-from pipelines.recipe import Recipe
 from pipelines.store import Store
 from pipelines.terminal import Terminal
 
 
-def show_status(
-    recipe: Recipe, plan: Plan, store: Store, terminal: Terminal, command: str, as_json: bool
-) -> int:
-    """Prints one row a node, from the workdir alone: no Ray, no MLflow."""
-    rows = [_row(step, store) for step in plan.steps.values()]
-    terminal.rows(("stage", "is", "last checkpoint", "why"), [tuple(map(str, row.values())) for row in rows])
-    unfinished = [row for row in rows if row["is"] != "finished"]
-    if unfinished:
-        terminal.say(f"to go on: {command.removesuffix(' --json')}")
+@dataclass(frozen=True)
+class StageStatus:
+    """`state`: finished, unfinished (has a checkpoint), failed, running or not run."""
+
+    state: str
+    reason: str
+    checkpoint_step: int | None
+
+
+def stage_statuses(plan: Plan, store: Store) -> dict[str, StageStatus]:
+    """Of every node, by name. Nodes that are being computed by another process now say so."""
+    busy = holder(store.workdir) is not None
+    return {name: _status(step, store, busy=busy) for name, step in plan.steps.items()}
+
+
+def show_statuses(statuses: dict[str, StageStatus], store: Store, terminal: Terminal, command: str) -> None:
+    rows = [
+        (name, status.state, _step(status.checkpoint_step), status.reason)
+        for name, status in statuses.items()
+    ]
+    terminal.rows(("stage", "is", "last checkpoint", "why"), rows)
+    if process := holder(store.workdir):
+        terminal.say(f"a run (process {process}) works in this workdir now")
+    elif all(status.state == "finished" for status in statuses.values()):
+        terminal.say(f"everything is finished; the metrics again: {command}")
     else:
-        terminal.say("everything is finished; the same command shows the metrics again")
-    if as_json:
-        status = "unfinished" if unfinished else "done"
-        sys.stdout.write(json.dumps({"pipeline": recipe.name, "status": status, "stages": rows}) + "\n")
-    return 0
+        terminal.say(f"to go on: {command}")
 
 
-def _row(step: Step, store: Store) -> dict[str, Any]:
-    checkpoint = ""
+def _step(step: int | None) -> str:
+    return "" if step is None else f"step {step}"
+
+
+def _status(step: Step, store: Store, *, busy: bool) -> StageStatus:
+    if step.action == "cached":
+        state = "finished"
+    elif step.fingerprint is not None and store.failure(step.node.stage, step.fingerprint):
+        state = "failed"
+    else:
+        state = {"resume": "unfinished", "run": "not run"}.get(step.action, step.action)
+    checkpoint = None
     if step.fingerprint is not None:
         found = checkpoint_steps(store.checkpoints(step.node.stage, step.fingerprint))
-        checkpoint = f"step {found[-1][0]}" if found else ""
-    state = {"cached": "finished", "resume": "unfinished", "run": "not run"}.get(step.action, step.action)
-    return {"stage": step.node.name, "is": state, "last checkpoint": checkpoint, "why": step.reason}
+        checkpoint = found[-1][0] if found else None
+        drafts = (store.workdir / "artifacts" / step.node.stage).glob(f".{step.fingerprint}.*")
+        if busy and state != "finished" and any(drafts):
+            state = "running"
+    return StageStatus(state, step.reason, checkpoint)

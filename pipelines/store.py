@@ -37,6 +37,18 @@ class Store:
         for folder in (self.workdir / "artifacts").glob("*/.*"):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def note_failure(self, stage: str, fingerprint: str, reason: str) -> None:
+        """Remembered beside the artifact that did not come to be, until it does."""
+        folder = self.artifact(stage, fingerprint).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"{fingerprint}.failed.json", {"reason": reason})
+
+    def failure(self, stage: str, fingerprint: str) -> str | None:
+        """Why the last try failed; None when there was none, or it has succeeded since."""
+        noted = read_json(self.artifact(stage, fingerprint).parent / f"{fingerprint}.failed.json")
+        finished = self.manifest(stage, fingerprint) is not None
+        return None if noted is None or finished else str(noted.get("reason"))
+
     def checkpoints(self, stage: str, fingerprint: str) -> Path:
         return self.workdir / "checkpoints" / stage / fingerprint
 

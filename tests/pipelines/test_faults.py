@@ -71,6 +71,11 @@ def test_divergence_is_a_failure_and_never_a_number(pipeline, tmp_path):
     assert "training diverged: the loss is nan" in result.errors[0]
     statuses = {stage["name"]: stage["status"] for stage in result.json["stages"]}
     assert (statuses["train_stage1"], statuses["train_stage2"]) == ("failed", "skipped")
+    status = pipeline(*arguments, "--status", "--json").json
+    states = {stage["name"]: stage for stage in status["stages"]}
+    assert states["preprocess"]["status"] == "finished"
+    assert states["train_stage1"]["status"] == "failed"
+    assert "training diverged" in states["train_stage1"]["reason"]
 
 
 @pytest.mark.slow

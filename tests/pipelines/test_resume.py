@@ -69,8 +69,9 @@ def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_p
     if sign == signal.SIGKILL:
         time.sleep(5)  # its Ray processes notice within seconds and end
     status = pipeline(*arguments, "--status", "--json").json
-    stage2 = next(row for row in status["stages"] if row["stage"] == "train_stage2")
-    assert stage2["is"] == "unfinished"
+    stage2 = next(row for row in status["stages"] if row["name"] == "train_stage2")
+    assert stage2["status"] == "unfinished"
+    assert stage2["checkpoint_step"] >= 40
 
     result = pipeline(*arguments, "--json")
     assert result.code == 0, result.err
