@@ -1,19 +1,16 @@
 """The main job's command line: recipe, plan, preflight, run, result."""
 
-import json
 import shlex
-import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipelines.interrupt import StopRequest
 from pipelines.lock import locked
-from pipelines.plan import Plan, Step, make_plan
+from pipelines.plan import Plan, make_plan
 from pipelines.preflight import (
     check_cluster,
     check_place,
@@ -26,6 +23,7 @@ from pipelines.preflight import (
 from pipelines.problems import BadInput, Problem
 from pipelines.recipe import Recipe, load_recipe, shipped_recipes
 from pipelines.redact import redact
+from pipelines.results import print_json, say_where, stage_row, stage_rows
 from pipelines.status import show_statuses, stage_statuses
 from pipelines.store import Store
 from pipelines.terminal import Terminal
@@ -120,7 +118,7 @@ def run(
     except BadInput as bad:
         if as_json:
             errors = [str(problem) for problem in bad.problems]
-            _print_json(Path(pipeline).stem, None, "refused", [], {}, errors)
+            print_json(Path(pipeline).stem, None, "refused", [], {}, errors)
         raise
 
 
@@ -170,8 +168,10 @@ def _plan(recipe: Recipe, store: Store, options: Options) -> Plan:
 def _show_plan(recipe: Recipe, plan: Plan, terminal: Terminal, as_json: bool) -> int:
     terminal.plan(plan)
     if as_json:
-        stages = [_row(step, step.action, step.reason) for step in plan.steps.values() if not step.node.part]
-        _print_json(recipe.name, None, "planned", stages, {})
+        stages = [
+            stage_row(step, step.action, step.reason) for step in plan.steps.values() if not step.node.part
+        ]
+        print_json(recipe.name, None, "planned", stages, {})
     return DONE
 
 
@@ -180,27 +180,14 @@ def _show_status(recipe: Recipe, plan: Plan, store: Store, terminal: Terminal, o
     show_statuses(statuses, store, terminal, options.command.removesuffix(" --json"))
     if options.as_json:
         stages = [
-            _row(step, statuses[name].state, step.reason)
+            stage_row(step, statuses[name].state, step.reason)
             | {"checkpoint_step": statuses[name].checkpoint_step}
             for name, step in plan.steps.items()
             if not step.node.part
         ]
         finished = all(status.state == "finished" for status in statuses.values())
-        _print_json(recipe.name, None, "done" if finished else "unfinished", stages, {})
+        print_json(recipe.name, None, "done" if finished else "unfinished", stages, {})
     return DONE
-
-
-def _row(step: Step, status: str, reason: str) -> dict[str, Any]:
-    """A stage as `--json` gives it; what only a run knows is null."""
-    return {
-        "name": step.node.name,
-        "status": status,
-        "reason": reason,
-        "fingerprint": step.fingerprint,
-        "run_id": None,
-        "seconds": None,
-        "artifact": None,
-    }
 
 
 def _run(recipe: Recipe, store: Store, tracking_uri: str, options: Options, stop: StopRequest) -> int:
@@ -213,7 +200,7 @@ def _run(recipe: Recipe, store: Store, tracking_uri: str, options: Options, stop
             if stop.count:
                 terminal.say("interrupted while waiting; nothing was begun")
                 if options.as_json:
-                    _print_json(recipe.name, None, "interrupted", [], {})
+                    print_json(recipe.name, None, "interrupted", [], {})
                 return INTERRUPTED
             store.sweep()
             plan = _plan(recipe, store, options)
@@ -273,84 +260,17 @@ def _follow(
         line = f"error: --tracking-uri: {tracking_uri}; MLflow failed during the run: {_first_line(error)}; "
         typer.echo(redact(f"{line}finished stages are kept, to go on: {options.command}"), err=True)
         if options.as_json:
-            _print_json(recipe.name, recorder.run_id, "failed", [], {})
+            print_json(recipe.name, recorder.run_id, "failed", [], {})
         return FAILED
-    stages = _stage_rows(plan, outcome, recorder, store)
+    stages = stage_rows(plan, outcome, recorder, store)
     terminal.stages(stages)
     if metrics and status == "done":
         terminal.metrics(metrics)
-    _say_where(terminal, store, stages, tracking_uri, recorder, failed, status, options.command)
+    say_where(terminal, store, stages, tracking_uri, recorder, failed, status, options.command)
     if options.as_json:
-        _print_json(recipe.name, recorder.run_id, status, stages, metrics)
+        print_json(recipe.name, recorder.run_id, status, stages, metrics)
     return {"done": DONE, "failed": FAILED, "interrupted": INTERRUPTED}[status]
 
 
 def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _stage_rows(plan: Plan, outcome: Any, recorder: Any, store: Store) -> list[dict[str, Any]]:
-    """One row a stage: of its nodes, the worst status, the summed seconds, the main node's artifact."""
-    rank = ["failed", "skipped", "resumed", "ran", "cached"]
-    rows = []
-    for stage, main in plan.steps.items():
-        if main.node.part:
-            continue
-        names = [name for name, step in plan.steps.items() if step.node.stage == stage]
-        status = {name: outcome.status.get(name, "skipped") for name in names}
-        worst = min(names, key=lambda name: rank.index(status[name]))
-        ran = [name for name in names if status[name] in ("ran", "resumed")]
-        manifest = outcome.manifests.get(stage)
-        rows.append(
-            _row(main, status[worst], outcome.reason.get(worst, "interrupted"))
-            | {
-                "run_id": recorder.stage_runs.get(stage) or (manifest or {}).get("run_id"),
-                "seconds": round(sum(outcome.manifests[name]["seconds"] for name in ran), 1) if ran else None,
-                "artifact": str(store.artifact(stage, str(main.fingerprint))) if manifest else None,
-            }
-        )
-    return rows
-
-
-def _say_where(
-    terminal: Terminal,
-    store: Store,
-    stages: list[dict[str, Any]],
-    uri: str,
-    recorder: Any,
-    failed: Mapping[str, str],
-    status: str,
-    again: str,
-) -> None:
-    for name, reason in failed.items():
-        run_id = recorder.stage_runs.get(name.split(".")[0], recorder.run_id)
-        typer.echo(redact(f"error: {name}: {reason}; MLflow run {run_id}; to go on: {again}"), err=True)
-    if status == "interrupted":
-        terminal.say(redact(f"interrupted; nothing finished is lost. To go on: {again}"))
-    terminal.say(f"artifacts  {store.workdir / 'artifacts'}")
-    for label, stage, file in (("model", "train_stage2", ""), ("report", "report", "report.html")):
-        if artifact := next((row["artifact"] for row in stages if row["name"] == stage), None):
-            terminal.say(f"{label:<11}{Path(artifact, file)}")
-    terminal.say(redact(f"tracking   {uri}, run {recorder.run_id}"))
-    if uri == f"sqlite:///{Path('runs').resolve() / 'mlflow.db'}":
-        terminal.say("compare    make ui, then http://127.0.0.1:5000")
-
-
-def _print_json(
-    pipeline: str,
-    run_id: str | None,
-    status: str,
-    stages: list[dict[str, Any]],
-    metrics: Mapping[str, float],
-    errors: list[str] | None = None,
-) -> None:
-    result: dict[str, Any] = {
-        "pipeline": pipeline,
-        "run_id": run_id,
-        "status": status,
-        "stages": stages,
-        "metrics": dict(metrics),
-    }
-    if errors is not None:
-        result["errors"] = errors
-    sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")

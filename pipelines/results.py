@@ -1,0 +1,98 @@
+"""How a run ended, for people and for programs."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pipelines.plan import Plan, Step
+from pipelines.redact import redact
+from pipelines.store import Store
+from pipelines.terminal import Terminal
+
+if TYPE_CHECKING:
+    from pipelines.record import Recorder
+    from pipelines.runner import Outcome
+
+
+def stage_row(step: Step, status: str, reason: str) -> dict[str, Any]:
+    """A stage as `--json` gives it; what only a run knows is null."""
+    return {
+        "name": step.node.name,
+        "status": status,
+        "reason": reason,
+        "fingerprint": step.fingerprint,
+        "run_id": None,
+        "seconds": None,
+        "artifact": None,
+    }
+
+
+def stage_rows(plan: Plan, outcome: "Outcome", recorder: "Recorder", store: Store) -> list[dict[str, Any]]:
+    """One row a stage: of its nodes, the worst status, the summed seconds, the main node's artifact."""
+    rank = ["failed", "skipped", "resumed", "ran", "cached"]
+    rows = []
+    for stage, main in plan.steps.items():
+        if main.node.part:
+            continue
+        names = [name for name, step in plan.steps.items() if step.node.stage == stage]
+        status = {name: outcome.status.get(name, "skipped") for name in names}
+        worst = min(names, key=lambda name: rank.index(status[name]))
+        ran = [name for name in names if status[name] in ("ran", "resumed")]
+        manifest = outcome.manifests.get(stage)
+        rows.append(
+            stage_row(main, status[worst], outcome.reason.get(worst, "interrupted"))
+            | {
+                "run_id": recorder.stage_runs.get(stage) or (manifest or {}).get("run_id"),
+                "seconds": round(sum(outcome.manifests[name]["seconds"] for name in ran), 1) if ran else None,
+                "artifact": str(store.artifact(stage, str(main.fingerprint))) if manifest else None,
+            }
+        )
+    return rows
+
+
+def say_where(
+    terminal: Terminal,
+    store: Store,
+    stages: list[dict[str, Any]],
+    uri: str,
+    recorder: "Recorder",
+    failed: Mapping[str, str],
+    status: str,
+    again: str,
+) -> None:
+    for name, reason in failed.items():
+        run_id = recorder.stage_runs.get(name.split(".")[0], recorder.run_id)
+        typer.echo(redact(f"error: {name}: {reason}; MLflow run {run_id}; to go on: {again}"), err=True)
+    if status == "interrupted":
+        terminal.say(redact(f"interrupted; nothing finished is lost. To go on: {again}"))
+    terminal.say(f"artifacts  {store.workdir / 'artifacts'}")
+    for label, stage, file in (("model", "train_stage2", ""), ("report", "report", "report.html")):
+        if artifact := next((row["artifact"] for row in stages if row["name"] == stage), None):
+            terminal.say(f"{label:<11}{Path(artifact, file)}")
+    terminal.say(redact(f"tracking   {uri}, run {recorder.run_id}"))
+    if uri == f"sqlite:///{Path('runs').resolve() / 'mlflow.db'}":
+        terminal.say("compare    make ui, then http://127.0.0.1:5000")
+
+
+def print_json(
+    pipeline: str,
+    run_id: str | None,
+    status: str,
+    stages: list[dict[str, Any]],
+    metrics: Mapping[str, float],
+    errors: list[str] | None = None,
+) -> None:
+    result: dict[str, Any] = {
+        "pipeline": pipeline,
+        "run_id": run_id,
+        "status": status,
+        "stages": stages,
+        "metrics": dict(metrics),
+    }
+    if errors is not None:
+        result["errors"] = errors
+    sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
