@@ -5,8 +5,10 @@ values may bear the standard names (FID, IS, KID, precision, recall), and a clas
 values may not.
 """
 
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,9 +81,20 @@ def make_extractor(name: str, weights_path: str | None, device: torch.device) ->
     """
     if CLASSIFIER not in FEATURE_EXTRACTORS_REGISTRY:
         register_feature_extractor(CLASSIFIER, ClassifierFeatures)
+    if name == INCEPTION and weights_path and not is_inception_file(Path(weights_path)):
+        raise ValueError(f"{weights_path} does not hold torch-fidelity's Inception weights")
     option = {"weights_path" if name == CLASSIFIER else "feature_extractor_weights_path": weights_path}
     extractor = create_feature_extractor(name, list(_LAYERS[name]), cuda=False, verbose=False, **option)
     return extractor.to(device)
+
+
+def is_inception_file(path: Path) -> bool:
+    """True when a file holds that network's state dict; read safely, while torch-fidelity unpickles anything."""
+    try:
+        state = torch.load(path, map_location="meta", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        return False
+    return isinstance(state, dict) and any(str(name).startswith("Conv2d_1a_3x3.") for name in state)
 
 
 @torch.no_grad()
@@ -91,6 +104,8 @@ def extract(extractor: FeatureExtractorBase, batches: Iterable[Tensor]) -> Featu
     parts = []
     for images in batches:
         assert images.dtype == torch.uint8, "fidelity is defined on 8-bit images"
+        if extractor.get_name() == INCEPTION:
+            images = images.expand(-1, 3, -1, -1)  # grey images in the three channels it expects
         pooled, logits = extractor(images.to(device))
         parts.append(Features(pooled.double().cpu(), logits.double().cpu()))
     return Features.cat(parts)

@@ -196,14 +196,22 @@ def _check_weights(settings: Settings) -> Iterator[Problem]:
     if evaluate.feature_extractor != "inception":
         return
     path = evaluate.inception_weights
-    if path is not None and not Path(path).is_file():
-        allowed = "no such file; give torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+    if path is not None and (reason := _unusable_weights(Path(path))):
+        allowed = f"{reason}; give torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
         yield Problem("evaluate.inception_weights", path, allowed)
     if path is None and _unanswered("https://github.com"):
         given = "not given, and torch-fidelity's download is out of reach"
         yield Problem(
             "evaluate.inception_weights", given, "give the file, or evaluate.feature_extractor=classifier"
         )
+
+
+def _unusable_weights(path: Path) -> str:
+    if not path.is_file():
+        return "no such file"
+    from atjem.fidelity import is_inception_file
+
+    return "" if is_inception_file(path) else "does not hold these weights"
 
 
 def _check_images(settings: Settings) -> Iterator[Problem]:

@@ -1,5 +1,7 @@
 """Fidelity metrics against closed forms, and their independence of the batch size."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from atjem.checkpoint import save_model
 from atjem.fidelity import (
     CLASSIFIER,
+    INCEPTION,
     Features,
     Statistics,
     extract,
@@ -194,3 +197,57 @@ def test_standard_names_map_each_value():
         "is_mean": 5.0,
         "is_std": 6.0,
     }
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """A file with exactly the layout of torch-fidelity's 2015 Inception weights, with random values."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(1)}, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda self, state, *_, **__: None)
+        blank = make_extractor(INCEPTION, str(path), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: 0.05 * torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in blank.state_dict().items()
+    }
+    state |= {name: value.abs() + 1 for name, value in state.items() if name.endswith("running_var")}
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_inception_weights_are_loaded_from_a_file(inception_weights, channels):
+    extractor = make_extractor(INCEPTION, str(inception_weights), torch.device("cpu"))
+    images = torch.randint(0, 256, (12, channels, 16, 16), dtype=torch.uint8)
+    features = extract(extractor, images.split(5))
+    assert features.pooled.shape == (12, 2048)
+    assert features.logits.shape == (12, 1008)
+    assert features.pooled.std() > 0
+    again = extract(make_extractor(INCEPTION, str(inception_weights), torch.device("cpu")), [images])
+    assert torch.allclose(features.pooled, again.pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_inception_without_weights_and_network_fails_instead_of_substituting(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    with pytest.raises(OSError, match=r"refused|unreachable|resolution|not known|urlopen"):
+        make_extractor(INCEPTION, None, torch.device("cpu"))
+
+
+def test_inception_file_of_another_layout_is_refused(tmp_path):
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="does not hold torch-fidelity's Inception weights"):
+        make_extractor(INCEPTION, str(tmp_path / "other.pth"), torch.device("cpu"))
+
+
+def test_malicious_inception_file_is_not_executed(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"Conv2d_1a_3x3.conv.weight": Payload()}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match="does not hold"):
+        make_extractor(INCEPTION, str(tmp_path / "bad.pth"), torch.device("cpu"))
+    assert not (tmp_path / "executed").exists()

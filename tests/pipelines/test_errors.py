@@ -48,7 +48,7 @@ def silent_server() -> Iterator[str]:
         ("data.in=digit", "data.in", "neither a folder nor one of digits"),
         ("data.ood=/no/such/folder", "data.ood", "does not exist"),
         ("model.checkpoint=/no/such/model", "model.checkpoint", "model.safetensors"),
-        ("evaluate.inception_weights=/no/file", "", ""),
+        ("evaluate.inception_weights=/no/file", "evaluate.inception_weights", "no such file"),
         ("nonsense", "--set", "key.path=value"),
     ],
 )
