@@ -89,7 +89,7 @@ def make_extractor(name: str, weights_path: str | None, device: torch.device) ->
 
 
 def is_inception_file(path: Path) -> bool:
-    """True when a file holds that network's state dict; read safely, while torch-fidelity unpickles anything."""
+    """True when a file holds that network's state dict. Read safely; torch-fidelity unpickles anything."""
     try:
         state = torch.load(path, map_location="meta", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
