@@ -1,5 +1,6 @@
 """One optimiser step of each training objective: batch -> attack -> losses -> backward -> step -> metrics."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -70,14 +71,14 @@ class Terms:
     contrast_score: Tensor | None = None
 
 
-class Objective:
+class Objective(ABC):
     """What the learner minimises. `freezes_norm`: BatchNorm uses its running statistics throughout."""
 
     freezes_norm = False
 
+    @abstractmethod
     def terms(self, model: nn.Module, attacked: nn.Module, batch: Batch, num_steps: int) -> Terms:
         """model: for the differentiated forward; attacked: the same weights without gradient hooks."""
-        raise NotImplementedError
 
 
 @dataclass

@@ -14,7 +14,12 @@ def _publish(store, content="one", fingerprint="abc"):
     with store.new_artifact("sample", fingerprint) as draft:
         (draft.folder / "deep").mkdir()
         (draft.folder / "deep" / "file.txt").write_text(content)
-        return draft.publish({"part": "", "created": 1.0})
+        return draft.publish(_manifest(fingerprint))
+
+
+def _manifest(fingerprint, **changed):
+    whole = {"fingerprint": fingerprint, "part": "", "run_id": "r", "created": 1.0, "seconds": 0.1}
+    return {**whole, "identity": {}, "metrics": {}, **changed}
 
 
 def test_artifact_appears_with_its_manifest(tmp_path):
@@ -42,6 +47,30 @@ def test_publishing_again_replaces(tmp_path):
     assert [path.name for path in (tmp_path / "artifacts" / "sample").iterdir()] == ["abc"]
 
 
+def test_artifact_under_another_fingerprint_does_not_count(tmp_path):
+    store = Store(tmp_path)
+    _publish(store)
+    store.artifact("sample", "abc").rename(store.artifact("sample", "def"))
+    assert store.manifest("sample", "def") is None
+
+
+def test_discarded_artifact_takes_its_checkpoints_along(tmp_path):
+    store = Store(tmp_path)
+    _publish(store)
+    _save(store.checkpoints("sample", "abc"), 5)
+    store.discard("sample", "abc")
+    assert store.manifest("sample", "abc") is None
+    assert checkpoint_steps(store.checkpoints("sample", "abc")) == []
+
+
+def test_failure_is_remembered_until_it_succeeds(tmp_path):
+    store = Store(tmp_path)
+    store.note_failure("sample", "abc", "out of luck")
+    assert store.failure("sample", "abc") == "out of luck"
+    _publish(store)
+    assert store.failure("sample", "abc") is None
+
+
 @pytest.mark.parametrize("harm", ["delete", "truncate", "manifest"])
 def test_damaged_artifact_does_not_count(tmp_path, harm):
     store = Store(tmp_path)
@@ -60,7 +89,7 @@ def test_newest_manifest_of_a_part(tmp_path):
     store = Store(tmp_path)
     for part, created, fingerprint in (("", 1, "a"), ("", 3, "b"), ("stage1", 9, "c")):
         with store.new_artifact("sample", fingerprint) as draft:
-            draft.publish({"part": part, "created": created, "fingerprint": fingerprint})
+            draft.publish(_manifest(fingerprint, part=part, created=float(created)))
     latest = store.latest_manifest("sample", "")
     assert latest is not None
     assert latest["fingerprint"] == "b"
