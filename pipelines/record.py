@@ -40,7 +40,7 @@ class Recorder:
         """Opens the stage's run with its first node. Returns its id."""
         if node.stage not in self.stage_runs:
             main = self.plan.steps[node.stage]
-            inputs = {role: self.plan.steps[name].fingerprint for role, name in node.needs.items()}
+            inputs = {role: self.plan.steps[name].fingerprint for role, name in main.node.needs.items()}
             listed = ", ".join(f"{role}={fingerprint}" for role, fingerprint in inputs.items())
             tags = {**self.provenance, "atjem.inputs": listed}
             self.stage_runs[node.stage] = self.tracker.open_stage(
