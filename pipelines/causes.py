@@ -10,6 +10,11 @@ def cause(error: BaseException) -> str:
         return "out of memory: Ray ended the process; use a smaller batch or fewer workers"
     if isinstance(error, WorkerCrashedError):
         return "its process died unexpectedly (killed, or out of memory)"
+    if type(error).__name__ == "WorkerHealthCheckFailedError":
+        return (
+            "a training worker died, or made no step for compute.stall_timeout seconds, more often than "
+            "compute.max_restarts allows; its stack is in Ray's session log"
+        )
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
