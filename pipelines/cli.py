@@ -18,7 +18,6 @@ from pipelines.preflight import (
     check_settings,
     check_tracking,
     local_resources,
-    needs_work,
 )
 from pipelines.problems import BadInput, Problem
 from pipelines.recipe import Recipe, load_recipe, shipped_recipes
@@ -195,7 +194,7 @@ def _run(recipe: Recipe, store: Store, tracking_uri: str, options: Options, stop
     with ExitStack() as stack:
         terminal = Terminal(to_stderr=options.as_json)
         plan = _plan(recipe, store, options)
-        if working := needs_work(plan):
+        if working := plan.needs_work:
             stack.enter_context(locked(store.workdir, terminal.waiting, lambda: stop.count > 0))
             if stop.count:
                 terminal.say("interrupted while waiting; nothing was begun")
@@ -204,7 +203,7 @@ def _run(recipe: Recipe, store: Store, tracking_uri: str, options: Options, stop
                 return INTERRUPTED
             store.sweep()
             plan = _plan(recipe, store, options)
-        if needs_work(plan):
+        if plan.needs_work:
             _connect(stack, recipe, options)
             stop.arm()  # Ray takes SIGTERM for itself
         return _follow(recipe, plan, store, tracking_uri, options, terminal, stop, alone=working)
@@ -247,7 +246,7 @@ def _follow(
     data, model = recipe.settings.data, recipe.settings.model
     terminal.say(f"{recipe.name}: run {recorder.run_id}, workdir {store.workdir}")
     terminal.say(f"{data.in_} as {data.image_size}x{data.image_size}x{model.channels} images, {model.arch}")
-    if needs_work(plan):
+    if plan.needs_work:
         terminal.plan(plan)
     try:
         with terminal:

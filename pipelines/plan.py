@@ -29,6 +29,7 @@ class Step:
     reason: str
     fingerprint: str | None
     identity: Mapping[str, Any]  # what the fingerprint was made of, for the manifest
+    forced: bool = False
 
     @property
     def will_run(self) -> bool:
@@ -39,6 +40,10 @@ class Step:
 class Plan:
     settings: Settings
     steps: Mapping[str, Step]  # by node name, in order
+
+    @property
+    def needs_work(self) -> bool:
+        return any(step.will_run for step in self.steps.values())
 
     @property
     def fingerprint(self) -> str:
@@ -64,11 +69,12 @@ def make_plan(
     for name, node in graph.items():
         fingerprint, identity = _identify(node, settings, steps)
         action, reason = _decide(node, fingerprint, identity, store, steps)
-        if node.stage in force:
+        forced = node.stage in force
+        if forced:
             action, reason = "run", "forced"
         if name not in wanted:
             action, reason = (action, reason) if action == "cached" else ("skipped", _skipped(start, until))
-        steps[name] = Step(node, action, reason, fingerprint, identity)
+        steps[name] = Step(node, action, reason, fingerprint, identity, forced)
     if not wanted:
         raise BadInput(
             [Problem("--until", repr(until), f"comes before --from {start}; nothing would be run")]

@@ -17,7 +17,6 @@ from atjem.checkpoint_files import missing_files
 from data.decode import UndecodableError, read_square
 from data.noise_names import KINDS
 from data.sources import NAMED, Item, Source, SourceError, open_source
-from pipelines.plan import Plan
 from pipelines.problems import Problem
 from pipelines.settings import Settings
 
@@ -148,10 +147,6 @@ def local_resources(settings: Settings) -> dict[str, float]:
     import torch
 
     return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
-
-
-def needs_work(plan: Plan) -> bool:
-    return any(step.will_run for step in plan.steps.values())
 
 
 def _check_workers(settings: Settings) -> Iterator[Problem]:

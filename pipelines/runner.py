@@ -112,7 +112,7 @@ class Runner:
             return
         if self.mailbox is None:
             self.mailbox = open_mailbox()
-        if step.reason == "forced":  # its checkpoints would only bring the former result back
+        if step.forced:  # its checkpoints would only bring the former result back
             shutil.rmtree(self.store.checkpoints(node.stage, fingerprint), ignore_errors=True)
         self.terminal.started(node.name, reason)
         self.outcome.reason[node.name] = reason

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipelines.number_text import shown
 from pipelines.plan import Plan
 
 _NAMED = 5  # rejected images that are named on the screen
@@ -89,12 +90,12 @@ class Terminal:
             if any(name.startswith(prefix) for name in metrics)
         ]
         rows = [
-            (name, *(_number(metrics.get(prefix + name)) for _, prefix in columns))
+            (name, *(shown(metrics.get(prefix + name)) for _, prefix in columns))
             for name in _MAIN_METRICS
             if any(prefix + name in metrics for _, prefix in columns)
         ]
         if "train_test_frechet_distance" in metrics:
-            distance = _number(metrics["train_test_frechet_distance"])
+            distance = shown(metrics["train_test_frechet_distance"])
             rows.append(("frechet_distance of test images", distance, *[""] * (len(columns) - 1)))
         if rows:
             self.rows(("metric", *(title for title, _ in columns)), rows)
@@ -169,9 +170,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4g}"

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pipelines.context import StageContext, View
 from pipelines.files import read_json, read_json_list
 from pipelines.fingerprint import digest
+from pipelines.number_text import shown
 from pipelines.stages.charts import Draw, draw_chart, lines, reliability
 from pipelines.stages.report_page import PAGE
 
@@ -94,18 +95,10 @@ def _absent(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
     return [(", ".join(names), reason) for reason, names in by_reason.items()]
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4g}"
-
-
 def _subtitle(manifests: Mapping[str, Mapping[str, Any]]) -> str:
     seconds = sum(manifest["seconds"] for manifest in manifests.values())
     metrics = _merged(manifests, "metrics")
-    counts = (
-        f"{_number(metrics.get('num_train_images'))} training and {_number(metrics.get('num_test_images'))}"
-    )
+    counts = f"{shown(metrics.get('num_train_images'))} training and {shown(metrics.get('num_test_images'))}"
     return f"{counts} test images; {seconds / 60:.1f} minutes of stage time, counting reused stages"
 
 
@@ -113,17 +106,17 @@ def _cards(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     own, first = _merged(manifests, "metrics"), _merged(manifests, "metrics", "stage1")
     cards = []
     for name, label in _CARDS:
-        note = f"stage 1: {_number(first[name])}" if name in first else ""
+        note = f"stage 1: {shown(first[name])}" if name in first else ""
         if name == "frechet_distance":
-            note += f"; test images: {_number(own.get('train_test_frechet_distance'))}"
-        cards.append({"label": label, "value": _number(own.get(name)) or "absent", "note": note.strip("; ")})
+            note += f"; test images: {shown(own.get('train_test_frechet_distance'))}"
+        cards.append({"label": label, "value": shown(own.get(name)) or "absent", "note": note.strip("; ")})
     return cards
 
 
 def _metrics(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     by_part = [_merged(manifests, "metrics", part) for part in _parts(manifests)]
     names = sorted({name for metrics in by_part for name in metrics})
-    return [{"name": name, "values": [_number(metrics.get(name)) for metrics in by_part]} for name in names]
+    return [{"name": name, "values": [shown(metrics.get(name)) for metrics in by_part]} for name in names]
 
 
 def _pictures(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
