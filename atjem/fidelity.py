@@ -123,6 +123,28 @@ class Statistics:
         return Statistics(**fid_features_to_statistics(features.pooled))
 
 
+class FeatureMoments:
+    """Count, sum and outer products of pooled features, float64: they add up over batches and ranks."""
+
+    def __init__(self) -> None:
+        self.count, self.total, self.products = torch.zeros(()), torch.zeros(()), torch.zeros(())
+
+    def add(self, pooled: Tensor) -> None:
+        """pooled: (B, D)."""
+        pooled = pooled.double()
+        self.count = self.count + len(pooled)
+        self.total = self.total + pooled.sum(0)
+        self.products = self.products + pooled.T @ pooled
+
+    def statistics(self) -> Statistics:
+        """Raises ValueError with fewer than two images."""
+        if self.count < 2:
+            raise ValueError(f"statistics need at least 2 images, not {int(self.count)}")
+        mu = self.total / self.count
+        sigma = (self.products - self.count * torch.outer(mu, mu)) / (self.count - 1)
+        return Statistics(mu.numpy(), sigma.numpy())
+
+
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """Fréchet distance of two Gaussians (Heusel et al. 2017, eq. 6)."""
     return float(fid_statistics_to_metric(vars(a), vars(b), verbose=False)["frechet_inception_distance"])

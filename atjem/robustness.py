@@ -15,22 +15,39 @@ _CHUNK = 100  # images attacked together; fixed, since AutoAttack's random numbe
 
 
 def autoattack_accuracy(
-    model: nn.Module, x: Tensor, y: Tensor, *, norm: str, eps: float, num_classes: int, seed: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str,
+    eps: float,
+    num_classes: int,
+    seed: int,
+    iterations: int | None = None,
 ) -> float:
     """Accuracy under AutoAttack standard (Croce & Hein 2020): APGD-CE, APGD-T, FAB-T, Square.
 
     x: (N, C, H, W) float32 in [0, 1]; y: (N,). With K < 10 classes the targeted attacks aim at all K - 1
     others; with K < 4 APGD-T, whose loss needs four logits, is left out (see `attacks_of`). The images that
-    survive are judged again by the plain model, not by the attack's own books.
+    survive are judged again by the plain model, not by the attack's own books. `iterations` shortens every
+    member, and aims at one other class: a trial of the code, no longer AutoAttack.
     """
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     attack = AutoAttack(model, norm=norm, eps=eps, version="standard", device=x.device, seed=seed)
     attack.attacks_to_run = attacks_of(num_classes)
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
+    if iterations is not None:
+        _shorten(attack, iterations)
     x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=_CHUNK)
     _check_inside(x_adv, x, norm, eps)
     with torch.no_grad():
         return accuracy(model(x_adv), y).item()
+
+
+def _shorten(attack: AutoAttack, iterations: int) -> None:
+    attack.apgd.n_iter = attack.apgd_targeted.n_iter = attack.fab.n_iter = iterations
+    attack.square.n_queries = iterations
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = 1
 
 
 def attacks_of(num_classes: int) -> list[str]:

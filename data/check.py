@@ -35,7 +35,7 @@ def find_damage(folder: Path) -> Iterator[str]:
 
 def _frame_is_sound(record: bytes, row: dict[str, Any]) -> bool:
     label = str(row["label"]).encode()
-    headers = ((0, f"{row['key']}.cls", len(label)), (2, f"{row['key']}.png", row["size"]))
+    headers = ((0, f"{row['key']}.cls", len(label)), (2, f"{row['key']}.{row['suffix']}", row["size"]))
     for block, name, size in headers:
         try:
             header = tarfile.TarInfo.frombuf(record[block * BLOCK : (block + 1) * BLOCK], "utf-8", "strict")

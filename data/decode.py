@@ -1,12 +1,16 @@
-"""Any image file to the square 8-bit image that training needs."""
+"""Any image file to the 8-bit image that shards hold, and back to pixels."""
 
 import io
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+Box = tuple[float, float, float, float]  # left, upper, right, lower
+Crop = Callable[[int, int], Box]  # of an image's width and height
 _MODES = {1: "L", 3: "RGB"}
 _DAMAGE = (
     ValueError,
@@ -23,19 +27,29 @@ class UndecodableError(ValueError):
 
 
 def read_square(opener: Callable[[], Image.Image], *, channels: int, image_size: int) -> Image.Image:
-    """Opens an image and makes it upright, RGB or grey, and square.
+    """Opens an image and makes it upright, RGB or grey, and square (short side resized, centre cropped).
 
     EXIF orientation is applied, transparency laid on white, 16-bit scaled to 8, the first frame of an
-    animation taken; colour profiles are ignored. The short side is resized to `image_size` (bicubic,
-    antialiased) and the centre cropped. Raises UndecodableError on damage and on images whose size makes
-    Pillow suspect a decompression bomb.
+    animation taken; colour profiles are ignored; resizing is bicubic, antialiased. Raises UndecodableError on
+    damage and on images whose size makes Pillow suspect a decompression bomb.
     """
+    return _read(opener, channels, partial(_crop_square, size=image_size))
+
+
+def read_frame(opener: Callable[[], Image.Image], *, channels: int, short_side: int) -> Image.Image:
+    """As `read_square`, but whole: nothing is cropped, and only a longer short side is resized."""
+    return _read(opener, channels, partial(_shrink, short_side=short_side))
+
+
+def _read(
+    opener: Callable[[], Image.Image], channels: int, fit: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with opener() as image:
                 upright = ImageOps.exif_transpose(image)
-                return _crop_square(_as_mode(upright, _MODES[channels]), image_size)
+                return fit(_as_mode(upright, _MODES[channels]))
     except UnidentifiedImageError as error:
         raise UndecodableError("not an image that Pillow knows") from error
     except OSError as error:
@@ -63,6 +77,21 @@ def _crop_square(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
 
 
+def _shrink(image: Image.Image, short_side: int) -> Image.Image:
+    scale = short_side / min(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(short_side, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encode_jpeg(image: Image.Image) -> bytes:
+    """Quality 95 without colour subsampling."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
 def encode_png(image: Image.Image) -> bytes:
     """Lossless bytes; the same pixels give the same bytes under one version of Pillow."""
     buffer = io.BytesIO()
@@ -70,7 +99,26 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def decode_pixels(payload: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+ENCODERS = {"png": encode_png, "jpg": encode_jpeg}  # by the suffix of a shard's members
+
+
+def decode_pixels(payload: bytes) -> Pixels:
     """Encoded image bytes to (C, H, W) uint8."""
-    pixels = np.asarray(Image.open(io.BytesIO(payload)))
+    return to_pixels(Image.open(io.BytesIO(payload)))
+
+
+def decode_crop(payload: bytes, crop: Crop, image_size: int) -> Pixels:
+    """Encoded image bytes to a cropped and resized (C, image_size, image_size) uint8."""
+    return crop_pixels(Image.open(io.BytesIO(payload)), crop, image_size)
+
+
+def crop_pixels(image: Image.Image, crop: Crop, image_size: int) -> Pixels:
+    """One resampling from the box that `crop` picks for this image's (width, height)."""
+    box, size = crop(*image.size), (image_size, image_size)
+    return to_pixels(image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=None))
+
+
+def to_pixels(image: Image.Image) -> Pixels:
+    """(C, H, W) uint8."""
+    pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

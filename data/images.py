@@ -1,4 +1,4 @@
-"""A split of prepared shards as an indexable collection of uint8 images.
+"""A split of prepared shards as an indexable collection of equally sized uint8 images.
 
 Decoded once and kept in memory when it fits; otherwise each image is read from its shard by the
 manifest's offset, which makes any order and any starting point equally cheap.
@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from data.decode import decode_pixels
+from data.crops import centre_crop
+from data.decode import Crop, Pixels, crop_pixels, decode_crop, decode_pixels
 from data.shards import Dataset, read_manifest
 
 Indices = Sequence[int] | np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
@@ -23,12 +25,12 @@ _READERS = 4
 
 
 class Images(Protocol):
-    """A collection of equally sized images."""
+    """A collection of images that come out equally sized."""
 
     def __len__(self) -> int: ...
 
-    def get(self, indices: Indices) -> Tensor:
-        """(len(indices), C, H, W) uint8."""
+    def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
+        """(len(indices), C, H, W) uint8. `crops`: a box for each, resized; None is the test view."""
         ...
 
 
@@ -38,15 +40,16 @@ class MemoryImages:
     def __init__(self, folder: Path, split: str) -> None:
         manifest = read_manifest(folder, split)
         place = {key: index for index, key in enumerate(manifest["key"].to_pylist())}
+        suffixes = dict(zip(manifest["key"].to_pylist(), manifest["suffix"].to_pylist(), strict=True))
         shards = sorted(set(manifest["shard"].to_pylist()))
         dataset = Dataset.read(folder)
         size = dataset.image_size
         self.pixels = torch.empty(len(place), dataset.channels, size, size, dtype=torch.uint8)
         found = 0
         for sample in _samples([folder / shard for shard in shards]):
-            if sample["__key__"] in place and "png" in sample:
-                pixels = torch.from_numpy(decode_pixels(sample["png"]).copy())
-                self.pixels[place[sample["__key__"]]] = pixels
+            key = sample["__key__"]
+            if key in place and suffixes[key] in sample:
+                self.pixels[place[key]] = torch.from_numpy(decode_pixels(sample[suffixes[key]]).copy())
                 found += 1
         if found != len(place):
             raise ValueError(f"{folder}: the {split} shards hold {found} images, the manifest {len(place)}")
@@ -54,8 +57,9 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def get(self, indices: Indices) -> Tensor:
-        return self.pixels[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
+    def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
+        squares = self.pixels[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
+        return squares if crops is None else crop_each(squares, crops)
 
 
 class ShardImages:
@@ -63,7 +67,8 @@ class ShardImages:
 
     def __init__(self, folder: Path, split: str) -> None:
         manifest = read_manifest(folder, split)
-        self.folder = folder
+        dataset = Dataset.read(folder)
+        self.folder, self.image_size = folder, dataset.image_size
         self.places = list(
             zip(
                 manifest["shard"].to_pylist(),
@@ -73,18 +78,39 @@ class ShardImages:
             )
         )
         self.pool = ThreadPoolExecutor(_READERS)
+        self.test_view = centre_crop(self.image_size) if dataset.whole else None
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def get(self, indices: Indices) -> Tensor:
-        return torch.from_numpy(np.stack(list(self.pool.map(self._read, indices))))
+    def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
+        views: Sequence[Crop | None] = [self.test_view] * len(indices) if crops is None else crops
+        return torch.from_numpy(np.stack(list(self.pool.map(self._read, indices, views))))
 
-    def _read(self, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    def _read(self, index: int, crop: Crop | None) -> Pixels:
         shard, offset, size = self.places[index]
         with (self.folder / shard).open("rb") as file:
             file.seek(offset)
-            return decode_pixels(file.read(size))
+            payload = file.read(size)
+        return decode_pixels(payload) if crop is None else decode_crop(payload, crop, self.image_size)
+
+
+def crop_each(squares: Tensor, crops: Sequence[Crop]) -> Tensor:
+    """Each image's own crop, resized back. squares: (B, C, S, S) uint8, and so the result."""
+    return torch.from_numpy(
+        np.stack(
+            [
+                crop_pixels(to_image(square), crop, squares.shape[-1])
+                for square, crop in zip(squares, crops, strict=True)
+            ]
+        )
+    )
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """(C, H, W) uint8, one channel or three."""
+    array = pixels.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def _samples(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -98,5 +124,6 @@ def open_images(folder: Path, split: str) -> tuple[Images, Tensor]:
     """A split's images and labels (N,) int64; a label of -1 means none."""
     manifest, dataset = read_manifest(folder, split), Dataset.read(folder)
     num_bytes = len(manifest) * dataset.channels * dataset.image_size**2
-    images = MemoryImages(folder, split) if num_bytes <= _MEMORY_LIMIT else ShardImages(folder, split)
+    in_memory = not dataset.whole and num_bytes <= _MEMORY_LIMIT
+    images = MemoryImages(folder, split) if in_memory else ShardImages(folder, split)
     return images, torch.tensor(manifest["label"].to_pylist(), dtype=torch.int64)

@@ -1,11 +1,14 @@
 """Seeds with no files: noise images, a function of (seed, index) alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.images import Indices
+from data.decode import Crop
+from data.images import Indices, crop_each
 from data.noise_names import KINDS
 
 _COARSE = 2  # a smooth image is this many values a side, spread by bilinear interpolation
@@ -26,7 +29,7 @@ class NoiseImages:
     def __len__(self) -> int:
         return 1 << 20
 
-    def get(self, indices: Indices) -> Tensor:
+    def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
         """(len(indices), C, H, W) uint8."""
         side = self.image_size if self.kind == "noise-uniform" else _COARSE
         shape = (self.channels, side, side)
@@ -34,4 +37,5 @@ class NoiseImages:
         coarse = torch.from_numpy(np.stack(drawn)).float()
         size = (self.image_size, self.image_size)
         smooth = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
-        return (smooth if self.kind == "noise-smooth" else coarse).mul(255).round().to(torch.uint8)
+        squares = (smooth if self.kind == "noise-smooth" else coarse).mul(255).round().to(torch.uint8)
+        return squares if crops is None else crop_each(squares, crops)

@@ -11,10 +11,12 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from PIL import Image
 
-from data.decode import UndecodableError, decode_pixels, encode_png, read_square
+from data.decode import ENCODERS, UndecodableError, read_frame, read_square, to_pixels
+from data.named import NAMED, open_source
 from data.shards import Dataset, Encoded, write_manifest, write_split
-from data.sources import Item, Source, SourceError, open_source
+from data.sources import Item, Source, SourceError
 
 Progress = Callable[[int, int], None]
 _SHARD_IMAGES = 10_000
@@ -26,7 +28,11 @@ class BadImagesError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """How a source becomes shards. Fractions are of each class (or of all, without labels)."""
+    """How a source becomes shards. Fractions are of each class (or of all, without labels).
+
+    short_side: None stores squares of `image_size`; a number stores whole frames, their short side resized to
+    it when it is longer. max_images: of each split, as evenly over the classes as they allow; None takes all.
+    """
 
     channels: int
     image_size: int
@@ -34,6 +40,15 @@ class Job:
     test_fraction: float
     max_bad_fraction: float
     split_names: tuple[str, str] = ("train", "test")
+    short_side: int | None = None
+    encoding: str = "png"
+    max_images: int | None = None
+
+    def read(self, item: Item) -> Image.Image:
+        """Raises UndecodableError."""
+        if self.short_side is None:
+            return read_square(item.open, channels=self.channels, image_size=self.image_size)
+        return read_frame(item.open, channels=self.channels, short_side=self.short_side)
 
 
 def prepare(source: Source, folder: Path, job: Job, progress: Progress = lambda done, total: None) -> Dataset:
@@ -43,24 +58,23 @@ def prepare(source: Source, folder: Path, job: Job, progress: Progress = lambda 
     `max_bad_fraction` of them raise BadImagesError. Same source and job, same bytes.
     """
     classes = source.classes
-    dataset = Dataset(job.channels, job.image_size, classes)
-    splits = _assign_splits(source.items, job)
+    dataset = Dataset(job.channels, job.image_size, classes, whole=job.short_side is not None)
+    splits = _split_items(source.items, job)
+    total = sum(len(members) for members in splits.values())
     moments = _Moments(job.channels)
     rows, done = [], 0
-    for split in job.split_names:
-        members = [item for item, its_split in zip(source.items, splits, strict=True) if its_split == split]
+    for split, members in splits.items():
 
         def encoded(members: list[Item] = members, split: str = split) -> Iterator[Encoded]:
             nonlocal done
-            for image in _encode(members, split, job, classes, dataset):
+            watched = moments if split == job.split_names[0] else None
+            for image in _encode(members, split, job, dataset, watched):
                 done += 1
-                progress(done + len(dataset.rejected), len(source.items))
-                if split == job.split_names[0]:
-                    moments.add(decode_pixels(image.payload))
+                progress(done + len(dataset.rejected), total)
                 yield image
 
         rows += write_split(folder, split, encoded(), _SHARD_IMAGES)
-    _refuse_bad(dataset.rejected, len(source.items), job.max_bad_fraction)
+    _refuse_bad(dataset.rejected, total, job.max_bad_fraction)
     dataset.counts = dict(Counter(row["split"] for row in rows))
     dataset.class_counts = dict(sorted(Counter(row["class_name"] for row in rows).items()))
     dataset.mean, dataset.std = moments.mean_std()
@@ -88,27 +102,51 @@ def _assign_splits(items: tuple[Item, ...], job: Job) -> list[str]:
     return splits
 
 
+def _split_items(items: tuple[Item, ...], job: Job) -> dict[str, list[Item]]:
+    """Each split's items in a seeded order, so that a shard read in sequence does not go class by class."""
+    own = _assign_splits(items, job)
+    splits = {}
+    for split in job.split_names:
+        members = [item for item, its_split in zip(items, own, strict=True) if its_split == split]
+        rng = np.random.Generator(np.random.Philox(key=[job.seed, 0]))
+        shuffled = [members[index] for index in rng.permutation(len(members))]
+        splits[split] = _evenly(shuffled)[: job.max_images] if job.max_images else shuffled
+    return splits
+
+
+def _evenly(items: list[Item]) -> list[Item]:
+    """The first of each class, then the second of each, and so on."""
+    seen: Counter[str | None] = Counter()
+    ranks = []
+    for item in items:
+        ranks.append(seen[item.label])
+        seen[item.label] += 1
+    return [items[index] for index in sorted(range(len(items)), key=ranks.__getitem__)]
+
+
 def _encode(
-    members: list[Item], split: str, job: Job, classes: list[str], dataset: Dataset
+    members: list[Item], split: str, job: Job, dataset: Dataset, moments: "_Moments | None"
 ) -> Iterator[Encoded]:
-    """Encoded images in a seeded order, so that a shard read in sequence does not go class by class."""
-    rng = np.random.Generator(np.random.Philox(key=[job.seed, 0]))
-    for number, index in enumerate(rng.permutation(len(members))):
-        item = members[index]
+    """Encoded images; those that cannot be decoded are noted in the dataset."""
+    labels = {name: label for label, name in enumerate(dataset.classes)}
+    for number, item in enumerate(members):
         try:
-            square = read_square(item.open, channels=job.channels, image_size=job.image_size)
+            image = job.read(item)
         except UndecodableError as error:
             dataset.rejected.append({"source": item.name, "reason": str(error)})
             continue
+        if moments:
+            moments.add(to_pixels(image))
         yield Encoded(
             key=f"{split}-{number:08d}",
-            payload=encode_png(square),
-            label=-1 if item.label is None else classes.index(item.label),
+            payload=ENCODERS[job.encoding](image),
+            label=-1 if item.label is None else labels[item.label],
             class_name=item.label or "",
             split=split,
-            width=square.width,
-            height=square.height,
+            width=image.width,
+            height=image.height,
             source=item.name,
+            suffix=job.encoding,
         )
 
 
@@ -143,7 +181,7 @@ class _Moments:
 
 
 def main(
-    source: Annotated[str, typer.Argument(help="a name (digits) or a folder of images")],
+    source: Annotated[str, typer.Argument(help=f"a name ({', '.join(sorted(NAMED))}) or a folder of images")],
     out: Annotated[Path, typer.Option(help="new or empty folder for shards, manifest and dataset.json")],
     image_size: Annotated[
         int, typer.Option(help="short side after resizing, then centre-cropped to a square")
@@ -153,14 +191,31 @@ def main(
         float, typer.Option(help="held out of each class, unless the folder says")
     ] = 0.2,
     max_bad_fraction: Annotated[float, typer.Option(help="undecodable images tolerated")] = 0.01,
+    root: Annotated[str, typer.Option(help="where named collections and relative paths start")] = ".",
+    short_side: Annotated[
+        int | None, typer.Option(help="keep whole images, a longer short side resized to this; no cropping")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="png (lossless) or jpg (quality 95)")] = "png",
+    max_images: Annotated[int | None, typer.Option(help="of each split, evenly over the classes")] = None,
     seed: Annotated[int, typer.Option(help="of the split and of the order within shards")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print the dataset's description as JSON")] = False,
 ) -> None:
     """Turn a collection of images into WebDataset shards with a Parquet manifest."""
     try:
         _check_options(out, channels, image_size, test_fraction)
-        opened = open_source(source, ".")
-        job = Job(channels, image_size, seed, test_fraction, max_bad_fraction)
+        if encoding not in ENCODERS:
+            raise SourceError(f"--encoding {encoding}: use {' or '.join(ENCODERS)}")
+        opened = open_source(source, root)
+        job = Job(
+            channels,
+            image_size,
+            seed,
+            test_fraction,
+            max_bad_fraction,
+            short_side=short_side,
+            encoding=encoding,
+            max_images=max_images,
+        )
         dataset = _prepare_whole(opened, out, job)
     except SourceError as error:
         typer.echo(f"error: {source}: {error}", err=True)

@@ -27,6 +27,7 @@ _SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("source", pa.string()),
+        ("suffix", pa.string()),
     ]
 )
 
@@ -43,15 +44,20 @@ class Encoded:
     width: int
     height: int
     source: str
+    suffix: str = "png"
 
 
 @dataclass
 class Dataset:
-    """What a folder of shards holds, as `dataset.json` beside the manifest."""
+    """What a folder of shards holds, as `dataset.json` beside the manifest.
+
+    Images are squares of `image_size`, or whole frames (`whole`) that are cropped to it when they are read.
+    """
 
     channels: int
     image_size: int
     classes: list[str]
+    whole: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     class_counts: dict[str, int] = field(default_factory=dict)
     mean: list[float] = field(default_factory=list)
@@ -80,9 +86,10 @@ def write_split(
         shard = f"{split}-{number:05d}.tar"
         with wds.TarWriter(str(folder / shard), mtime=0, user="", group="") as writer:
             for image in group:
-                writer.write({"__key__": image.key, "png": image.payload, "cls": str(image.label).encode()})
+                label = str(image.label).encode()
+                writer.write({"__key__": image.key, image.suffix: image.payload, "cls": label})
         offsets = _offsets(folder / shard)
-        rows += [_row(image, shard, offsets[f"{image.key}.png"]) for image in group]
+        rows += [_row(image, shard, offsets[f"{image.key}.{image.suffix}"]) for image in group]
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: collections by name, or folders of the user's own.
+"""Collections of images: what they list, and folders of the user's own (by name: `data.named`).
 
 A source lists its items without reading a pixel, so that its identity is cheap: the digest of the sorted
 (relative path, size, mtime) list. Contents are hashed later, while they are prepared.
@@ -6,9 +6,9 @@ A source lists its items without reading a pixel, so that its identity is cheap:
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from PIL import Image
@@ -33,23 +33,31 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of images. `identity` changes when a file is added, removed or written."""
+    """A collection of images. `identity` changes when a file is added, removed or written.
+
+    `load` lists the items when they are first asked for; `known_classes` names classes beyond theirs.
+    """
 
     name: str
     identity: str
-    items: tuple[Item, ...]
+    load: Callable[[], tuple[Item, ...]]
+    known_classes: tuple[str, ...] = ()
+
+    @cached_property
+    def items(self) -> tuple[Item, ...]:
+        return self.load()
 
     @property
     def classes(self) -> list[str]:
         """Class names in sorted order; a label's index is its place here."""
-        return sorted({item.label for item in self.items if item.label is not None})
+        return sorted({item.label for item in self.items if item.label is not None} | {*self.known_classes})
 
 
 def folder_source(folder: str | Path) -> Source:
     """A folder of images: `class/*.png`, `train/class/*.png` with `test/` or `val/`, or images alone.
 
-    Images directly in the folder have no label (seed collections). Hidden files are passed over. Raises
-    SourceError when the folder does not exist or holds no image file.
+    Images directly in the folder, or in its `train` and `test`, have no label (seed collections). Hidden
+    files are passed over. Raises SourceError when the folder does not exist or holds no image file.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -59,12 +67,17 @@ def folder_source(folder: str | Path) -> Source:
         raise SourceError(
             f"{folder} holds no image file; give a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files"
         )
+    splits = _split_folders(listed)
+    items = tuple(_folder_item(root, relative, splits) for relative, _, _ in listed)
+    return Source(str(folder), listing_digest(listed), lambda: items)
+
+
+def listing_digest(listed: Iterable[tuple[str, int, int]]) -> str:
+    """Of (relative path, size, mtime) triples in their order."""
     digest = hashlib.sha256()
     for relative, size, mtime in listed:
         digest.update(f"{relative}\0{size}\0{mtime}\n".encode("utf-8", "surrogateescape"))
-    splits = _split_folders(listed)
-    items = tuple(_folder_item(root, relative, splits) for relative, _, _ in listed)
-    return Source(str(folder), digest.hexdigest(), items)
+    return digest.hexdigest()
 
 
 def _walk(root: Path) -> list[tuple[str, int, int]]:
@@ -86,10 +99,11 @@ def _walk(root: Path) -> list[tuple[str, int, int]]:
 
 
 def _split_folders(listed: list[tuple[str, int, int]]) -> dict[str, str]:
-    """Top folders are splits only when all of them are, a `train` is there, and classes lie below."""
+    """Top folders are splits only when all of them are, and `train` is there with another or with classes."""
     paths = [relative.split("/") for relative, _, _ in listed]
     tops = {path[0] for path in paths if len(path) > 1}
-    if "train" in tops and tops <= _SPLIT_FOLDERS.keys() and any(len(path) > 2 for path in paths):
+    deep = any(len(path) > 2 for path in paths)
+    if "train" in tops and tops <= _SPLIT_FOLDERS.keys() and (deep or len(tops) > 1):
         return {top: _SPLIT_FOLDERS[top] for top in tops}
     return {}
 
@@ -111,37 +125,3 @@ def _open_file(path: Path) -> Image.Image:
 def _printable(name: str) -> str:
     """A file name as text that any file format takes; bytes that are no UTF-8 show as \\x..."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def digits_source() -> Source:
-    """scikit-learn's bundled test set of 1,797 handwritten digits (8x8 grey, UCI; no download).
-
-    Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits; values 0-16 are spread to 0-255.
-    """
-    import numpy as np
-    import sklearn
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    items = tuple(
-        Item(f"{label}/{index:04d}", str(label), None, partial(Image.fromarray, pixels[index]))
-        for index, label in enumerate(digits.target)
-    )
-    return Source("digits", f"scikit-learn-{sklearn.__version__}", items)
-
-
-NAMED: dict[str, Callable[[], Source]] = {"digits": digits_source}
-
-
-def open_source(name_or_path: str, root: str) -> Source:
-    """The collection of that name, or the folder of that path; a relative path starts at `root`.
-
-    Raises SourceError when there is neither.
-    """
-    if name_or_path in NAMED:
-        return NAMED[name_or_path]()
-    folder = Path(root).expanduser() / Path(name_or_path).expanduser()
-    if not folder.exists() and os.sep not in name_or_path:
-        raise SourceError(f"{name_or_path!r} is neither a folder nor one of {', '.join(sorted(NAMED))}")
-    return folder_source(folder)

@@ -2,7 +2,8 @@
 
 import shlex
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +19,13 @@ from pipelines.preflight import (
     check_settings,
     check_tracking,
     local_resources,
+    visible_devices,
 )
 from pipelines.problems import BadInput, Problem
 from pipelines.recipe import Recipe, load_recipe, shipped_recipes
 from pipelines.redact import redact
 from pipelines.results import print_json, say_where, stage_row, stage_rows
+from pipelines.smoke import PREFIX, SUFFIX, smoke_settings
 from pipelines.status import show_statuses, stage_statuses
 from pipelines.store import Store
 from pipelines.terminal import Terminal
@@ -41,12 +44,14 @@ class Options:
     ray_address: str | None
     tracking_uri: str | None
     workdir: str
+    smoke: bool
     as_json: bool
 
     @property
     def title(self) -> str:
         """The run's name in MLflow: the recipe and what was changed."""
-        return redact(" ".join([Path(self.pipeline).stem, *self.overrides]))[:120]
+        words = [Path(self.pipeline).stem, *["--smoke"] * self.smoke, *self.overrides]
+        return redact(" ".join(words))[:120]
 
     @property
     def command(self) -> str:
@@ -61,6 +66,7 @@ class Options:
             ("--workdir", None if self.workdir == "runs" else self.workdir),
         )
         words += [word for option, value in pairs if value for word in (option, value)]
+        words += ["--smoke"] * self.smoke
         return redact(shlex.join(words + ["--json"] * self.as_json))
 
 
@@ -94,6 +100,9 @@ def run(
     workdir: Annotated[
         str, typer.Option(metavar="DIR", help="artifacts, checkpoints and the tracking store")
     ] = "runs",
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="try the whole recipe on a handful of images; no figure counts")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="end stdout with one JSON object")] = False,
 ) -> int:
     """Run a recipe: preprocess, train in two stages, sample, evaluate.
@@ -110,6 +119,7 @@ def run(
         ray_address,
         tracking_uri,
         workdir,
+        smoke,
         as_json,
     )
     try:
@@ -124,6 +134,9 @@ def run(
 def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
     workdir = _workdir(options.workdir)
     recipe, problems = load_recipe(options.pipeline, options.overrides)
+    if options.smoke:
+        available = dict.fromkeys(("CPU", "GPU"), inf) if options.ray_address else visible_devices()
+        recipe = replace(recipe, settings=smoke_settings(recipe.settings, available))
     if plan_only or status_only:
         if problems:
             raise BadInput(problems)
@@ -161,7 +174,14 @@ def _workdir(given: str) -> Path:
 
 
 def _plan(recipe: Recipe, store: Store, options: Options) -> Plan:
-    return make_plan(recipe.settings, store, start=options.start, until=options.until, force=options.force)
+    return make_plan(
+        recipe.settings,
+        store,
+        start=options.start,
+        until=options.until,
+        force=options.force,
+        smoke=options.smoke,
+    )
 
 
 def _show_plan(recipe: Recipe, plan: Plan, terminal: Terminal, as_json: bool) -> int:
@@ -237,7 +257,7 @@ def _follow(
 
     artifacts = None if options.tracking_uri else store.workdir / "mlartifacts"
     try:
-        tracker = Tracker(tracking_uri, recipe.name, artifacts)
+        tracker = Tracker(tracking_uri, recipe.name + SUFFIX * plan.smoke, artifacts)
         recorder = Recorder(tracker, recipe, options.title, plan, store.workdir, alone=alone)
     except TRACKING_ERRORS as error:
         raise BadInput(
@@ -264,7 +284,8 @@ def _follow(
     stages = stage_rows(plan, outcome, recorder, store)
     terminal.stages(stages)
     if metrics and status == "done":
-        terminal.metrics(metrics)
+        paper = recipe.settings.published
+        terminal.metrics(metrics, paper.metrics if paper else {}, PREFIX * plan.smoke)
     say_where(terminal, store, stages, tracking_uri, recorder, failed, status, options.command)
     if options.as_json:
         print_json(recipe.name, recorder.run_id, status, stages, metrics)

@@ -56,6 +56,9 @@ def build_graph(settings: Settings) -> dict[str, Node]:
                 "data.ood",
                 "data.root",
                 "data.image_size",
+                "data.short_side",
+                "data.encoding",
+                "data.max_images",
                 "data.test_fraction",
                 "data.max_bad_fraction",
                 "model.channels",
@@ -65,15 +68,11 @@ def build_graph(settings: Settings) -> dict[str, Node]:
         Node(
             "reference_stats",
             {"data": "preprocess"},
-            ("seed", "model.arch", "evaluate.extractor_steps", *_FEATURES),
+            ("seed", "model.arch", "model.normalization", "evaluate.extractor_steps", *_FEATURES),
             ("torch", "torchvision", "torch-fidelity"),
         ),
         _train("train_stage1", {"data": "preprocess"}, ("stage1", "model")),
-        _train(
-            "train_stage2",
-            {"data": "preprocess", "start": "train_stage1"},
-            ("stage2", "data.paired_views"),
-        ),
+        _stage2(settings),
         *_measured("train_stage2", part="", prefix="", settings=settings),
     ]
     if settings.evaluate.stage1:
@@ -81,7 +80,8 @@ def build_graph(settings: Settings) -> dict[str, Node]:
     if settings.evaluate.feature_extractor == "classifier":
         nodes.append(_classifier("reference_stats", part="plain", prefix="plain_"))
     sections = ("seed", "data", "model", "stage1", "stage2", "sample", "evaluate", "compute.precision")
-    nodes.append(Node("report", {node.name: node.name for node in nodes}, sections, ("matplotlib",)))
+    reads = (*sections, "published")
+    nodes.append(Node("report", {node.name: node.name for node in nodes}, reads, ("matplotlib",)))
     graph = {node.name: node for node in nodes}
     return {name: graph[name] for name in _ordered(graph)}
 
@@ -107,6 +107,16 @@ def _ordered(graph: Mapping[str, Node]) -> list[str]:
 def _train(stage: str, needs: dict[str, str], reads: tuple[str, ...]) -> Node:
     reads = ("seed", *reads, "data.ood", "data.image_size", "compute")
     return Node(stage, needs, reads, ("torch", "torchvision", "ray"))
+
+
+def _stage2(settings: Settings) -> Node:
+    """Choosing the best model in training takes sampling and the reference's features."""
+    needs = {"data": "preprocess", "start": "train_stage1"}
+    reads: tuple[str, ...] = ("stage2", "data.paired_views", "model.channels")
+    if settings.stage2.select == "best_frechet":
+        needs["reference"] = "reference_stats"
+        reads += ("sample", *_FEATURES)
+    return _train("train_stage2", needs, reads)
 
 
 def _measured(trained: str, *, part: str, prefix: str, settings: Settings) -> list[Node]:

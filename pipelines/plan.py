@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.named import open_source
 from data.noise_names import KINDS
-from data.sources import SourceError, open_source
+from data.sources import SourceError
 from pipelines.checkpoints import checkpoint_steps
 from pipelines.fingerprint import changes, code_digests, digest, library_versions
 from pipelines.graph import STAGES, Node, build_graph, stage_needs
@@ -40,6 +41,7 @@ class Step:
 class Plan:
     settings: Settings
     steps: Mapping[str, Step]  # by node name, in order
+    smoke: bool = False
 
     @property
     def needs_work(self) -> bool:
@@ -60,14 +62,18 @@ def make_plan(
     start: str | None = None,
     until: str | None = None,
     force: Iterable[str] = (),
+    smoke: bool = False,
 ) -> Plan:
-    """Decides for each node. Raises BadInput for stage names that do not exist or lack what they need."""
+    """Decides for each node. Raises BadInput for stage names that do not exist or lack what they need.
+
+    `smoke` salts every fingerprint, so that no real run can take what a smoke run made.
+    """
     graph = build_graph(settings)
     _check_names({"--from": start, "--until": until}, force)
     wanted = _wanted(graph, start, until)
     steps: dict[str, Step] = {}
     for name, node in graph.items():
-        fingerprint, identity = _identify(node, settings, steps)
+        fingerprint, identity = _identify(node, settings, steps, smoke=smoke)
         action, reason = _decide(node, fingerprint, identity, store, steps)
         forced = node.stage in force
         if forced:
@@ -80,7 +86,7 @@ def make_plan(
             [Problem("--until", repr(until), f"comes before --from {start}; nothing would be run")]
         )
     _check_inputs(graph, steps, start)
-    return Plan(settings, steps)
+    return Plan(settings, steps, smoke)
 
 
 def hashed_settings(node: Node, settings: Settings) -> dict[str, Any]:
@@ -90,6 +96,15 @@ def hashed_settings(node: Node, settings: Settings) -> dict[str, Any]:
         for name, value in flatten(settings).items()
         if name not in RUNTIME and any(name == path or name.startswith(f"{path}.") for path in node.reads)
     }
+
+
+def _files_read(node: Node, settings: Settings) -> list[str]:
+    flat = flatten(settings)
+    return [
+        str(flat[name])
+        for name in _FILES
+        if flat[name] and any(name == path or name.startswith(f"{path}.") for path in node.reads)
+    ]
 
 
 def _file_identity(path: str) -> list[str]:
@@ -113,15 +128,20 @@ def source_identities(settings: Settings) -> dict[str, str] | str:
         return str(error)
 
 
-def _identify(node: Node, settings: Settings, steps: Mapping[str, Step]) -> tuple[str | None, dict[str, Any]]:
+def _identify(
+    node: Node, settings: Settings, steps: Mapping[str, Step], *, smoke: bool
+) -> tuple[str | None, dict[str, Any]]:
     inputs = {role: steps[name].fingerprint for role, name in node.needs.items()}
     identity: dict[str, Any] = {
+        **({"smoke": True} if smoke else {}),
         "settings": hashed_settings(node, settings),
         "inputs": inputs,
         "code": code_digests(node.module),
         "libraries": library_versions(node.libraries),
     }
     known = all(fingerprint is not None for fingerprint in inputs.values())
+    if absent := [path for path in _files_read(node, settings) if not Path(path).exists()]:
+        identity["absent"], known = absent, False
     if node.stage == "preprocess":
         identity["sources"] = source_identities(settings)
         known = not isinstance(identity["sources"], str)
@@ -136,7 +156,10 @@ def _decide(
     node: Node, fingerprint: str | None, identity: Mapping[str, Any], store: Store, steps: Mapping[str, Step]
 ) -> tuple[str, str]:
     if fingerprint is None:
-        return "run", identity.get("sources") or "its inputs are not known yet"
+        if isinstance(identity.get("sources"), str):
+            return "run", identity["sources"]
+        absent = ", ".join(identity.get("absent", []))
+        return "run", f"{absent} does not exist yet" if absent else "its inputs are not known yet"
     if store.manifest(node.stage, fingerprint) is not None:
         return "cached", "nothing it depends on has changed"
     checkpoints = checkpoint_steps(store.checkpoints(node.stage, fingerprint))
@@ -148,7 +171,8 @@ def _decide(
         return "run", f"{named} will be made anew"
     if failure := store.failure(node.stage, fingerprint):
         return "run", f"failed the last time: {failure}"
-    return "run", _why(identity, store.latest_manifest(node.stage, node.part))
+    last = store.latest_manifest(node.stage, node.part, smoke="smoke" in identity)
+    return "run", _why(identity, last)
 
 
 def _why(identity: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:

@@ -13,10 +13,11 @@ from urllib.parse import urlparse, urlunparse
 from urllib.request import urlopen
 from uuid import uuid4
 
-from atjem.checkpoint_files import missing_files
+from atjem.checkpoint_files import unusable_start
 from data.decode import UndecodableError, read_square
+from data.named import NAMED, open_source
 from data.noise_names import KINDS
-from data.sources import NAMED, Item, Source, SourceError, open_source
+from data.sources import Item, Source, SourceError
 from pipelines.problems import Problem
 from pipelines.settings import Settings
 
@@ -140,6 +141,15 @@ def check_cluster(address: str | None) -> list[Problem]:
         return [Problem("--ray-address", str(address), f"no Ray cluster answers there ({reason})")]
 
 
+def visible_devices() -> dict[str, float]:
+    """CPUs of this machine, and its GPUs by their device files: torch, which counts better, takes seconds."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if chosen is not None:
+        gpus = min(gpus, len([name for name in chosen.split(",") if name.strip() not in ("", "-1")]))
+    return {"CPU": os.cpu_count() or 1, "GPU": gpus}
+
+
 def local_resources(settings: Settings) -> dict[str, float]:
     """CPUs of this machine, and its GPUs when the recipe asks for any (counting them takes torch)."""
     if settings.compute.gpus_per_worker == 0:
@@ -158,24 +168,45 @@ def _check_workers(settings: Settings) -> Iterator[Problem]:
 
 
 def _check_checkpoint(settings: Settings) -> Iterator[Problem]:
-    path = settings.model.checkpoint
+    path, url = settings.model.checkpoint, settings.model.checkpoint_url
     if path is None:
         return
-    allowed = "give a model folder (model.json, model.safetensors)"
+    if reason := unusable_start(Path(path)):
+        yield Problem("model.checkpoint", path, f"{reason}; get it from {url}" if url else reason)
+    elif Path(path).is_dir():
+        yield from _check_model_folder(path, settings)
+    else:
+        yield from _check_published(path, settings)
+
+
+def _check_published(path: str, settings: Settings) -> Iterator[Problem]:
+    """A published file fits the network: found out by loading it, once the classes are known."""
+    source = _open(settings.data.in_, settings)
+    if isinstance(source, str):
+        return
+    from atjem.checkpoint import CheckpointError
+    from atjem.models.registry import build_model
+    from atjem.published import load_published
+    from pipelines.stages.inputs import published_spec
+
+    if settings.model.normalization == "data":
+        yield Problem("model.normalization", "'data'", "a published checkpoint needs 'imagenet' or 'none'")
+        return
     try:
-        missing = missing_files(Path(path))
-    except OSError as error:
-        yield Problem("model.checkpoint", path, f"{error.strerror}; {allowed}")
-        return
-    if missing:
-        yield Problem("model.checkpoint", path, f"has no {' and no '.join(missing)}; {allowed}")
-        return
+        load_published(build_model(published_spec(settings, len(source.classes))), Path(path))
+    except (CheckpointError, ValueError) as error:
+        yield Problem("model.checkpoint", path, str(error))
+
+
+def _check_model_folder(path: str, settings: Settings) -> Iterator[Problem]:
     from atjem.checkpoint import CheckpointError, load
 
     try:
         spec = load(path).spec
     except (CheckpointError, ValueError) as error:
-        yield Problem("model.checkpoint", path, f"{error}; {allowed}")
+        yield Problem(
+            "model.checkpoint", path, f"{error}; give a model folder (model.json, model.safetensors)"
+        )
         return
     for name, own, wanted in (
         ("arch", spec.arch, settings.model.arch),
@@ -231,15 +262,16 @@ def _check_images(settings: Settings) -> Iterator[Problem]:
         num_train = splits.count("train")
         if "test" not in splits:
             yield Problem("data.in", f"{settings.data.in_} has a train folder and no test", "add test or val")
+    num_test = len(source.items) - num_train
+    if most := settings.data.max_images:
+        num_train, num_test = min(num_train, most), min(num_test, most)
     for name, stage in (("stage1", settings.stage1), ("stage2", settings.stage2)):
         if stage.steps and stage.batch_size > num_train:
             allowed = f"data.in has about {num_train} training images; use a smaller batch or more images"
             yield Problem(f"{name}.batch_size", str(stage.batch_size), allowed)
     fewest = 10
-    if len(source.items) - num_train < fewest or num_train < fewest:
-        given = (
-            f"{settings.data.in_} has {num_train} training and {len(source.items) - num_train} test images"
-        )
+    if num_test < fewest or num_train < fewest:
+        given = f"{settings.data.in_} has {num_train} training and {num_test} test images"
         yield Problem("data.in", given, f"fidelity needs {fewest} of each or more")
 
 
@@ -247,10 +279,9 @@ def _check_seeds(settings: Settings) -> Iterator[Problem]:
     name = settings.data.ood
     if name in KINDS:
         return
-    if name in NAMED:
-        yield Problem(
-            "data.ood", name, f"is no seed collection; use {', '.join(KINDS)} or a folder of images"
-        )
+    if name == settings.data.in_ and name in NAMED:
+        allowed = f"the images to learn are no seeds; use {', '.join(KINDS)} or a folder of images"
+        yield Problem("data.ood", name, allowed)
         return
     source = _open(name, settings)
     if isinstance(source, str):
@@ -260,6 +291,8 @@ def _check_seeds(settings: Settings) -> Iterator[Problem]:
     splits = [item.split for item in source.items]
     num_train = round(len(splits) * (1 - settings.data.test_fraction))
     num_train = splits.count("train") if any(splits) else num_train
+    if num_train < len(splits):
+        num_train = min(num_train, settings.data.max_images or num_train)
     if settings.stage2.steps and num_train < settings.stage2.batch_size:
         allowed = f"stage2.batch_size={settings.stage2.batch_size} needs as many; give more seeds"
         yield Problem("data.ood", f"{name} has about {num_train} seeds to train with", allowed)
@@ -271,7 +304,8 @@ def _check_seeds(settings: Settings) -> Iterator[Problem]:
 
 def _open(name: str, settings: Settings) -> Source | str:
     try:
-        return open_source(name, settings.data.root)
+        source = open_source(name, settings.data.root)
+        return source if source.items else "holds no image"
     except (SourceError, OSError, RuntimeError) as error:
         return str(error)
 

@@ -12,6 +12,7 @@ from pipelines.plan import Plan
 from pipelines.provenance import provenance
 from pipelines.recipe import Recipe
 from pipelines.settings import RUNTIME, flatten
+from pipelines.smoke import PREFIX
 from pipelines.tracking import Tracker
 
 _TRAINING = ("train_stage1", "train_stage2")
@@ -25,8 +26,10 @@ class Recorder:
     ) -> None:
         self.tracker, self.plan, self.workdir = tracker, plan, workdir
         settings = flatten(recipe.settings)
+        settings = {name: value for name, value in settings.items() if not name.startswith("published")}
         params = {name: value for name, value in settings.items() if name not in RUNTIME}
-        self.provenance = provenance()
+        self.prefix = PREFIX if plan.smoke else ""
+        self.provenance = provenance() | ({"atjem.smoke": "true"} if plan.smoke else {})
         runtime = ", ".join(f"{name}={settings[name]}" for name in sorted(RUNTIME))
         tags = self.provenance | {"atjem.runtime": runtime, "atjem.workdir": str(workdir)}
         self.run_id = tracker.open_parent(
@@ -50,14 +53,15 @@ class Recorder:
         return self.stage_runs[node.stage]
 
     def points(self, node: Node, points: Iterable[Mapping[str, float]]) -> None:
-        self.tracker.points(self.stage_runs[node.stage], points, node.prefix)
+        self.tracker.points(self.stage_runs[node.stage], points, self.prefix + node.prefix)
 
     def node_finished(self, node: Node, folder: Path, manifest: Mapping[str, Any]) -> None:
         run_id = self.stage_runs[node.stage]
         points = read_json_list(folder / "curve.json") or manifest.get("points", [])
         self.points(node, points)
-        metrics = {f"{node.prefix}{name}": value for name, value in manifest.get("metrics", {}).items()}
-        metrics[f"{node.prefix}seconds"] = manifest["seconds"]
+        prefix = self.prefix + node.prefix
+        metrics = {f"{prefix}{name}": value for name, value in manifest.get("metrics", {}).items()}
+        metrics[f"{prefix}seconds"] = manifest["seconds"]
         self.tracker.metrics(run_id, metrics)
         self.tracker.tag(run_id, {f"atjem.absent.{k}": v for k, v in manifest.get("absent", {}).items()})
         if not node.part:
@@ -92,7 +96,8 @@ class Recorder:
                     links[f"atjem.run.{name}"] = manifest["run_id"]
                 links |= {f"atjem.absent.{k}": v for k, v in manifest.get("absent", {}).items()}
             if node.stage not in _TRAINING:
-                figures |= {node.prefix + key: value for key, value in manifest.get("metrics", {}).items()}
+                prefix = self.prefix + node.prefix
+                figures |= {prefix + key: value for key, value in manifest.get("metrics", {}).items()}
         self.tracker.metrics(self.run_id, figures)
         self.tracker.tag(self.run_id, links)
         if "preprocess" in manifests:
@@ -127,7 +132,8 @@ class Recorder:
             with tempfile.TemporaryDirectory() as temporary:
                 path = Path(temporary, "curves.png")
                 draw_curves(points, path, "sampling steps" if node.stage == "sample" else "optimiser steps")
-                self.tracker.image(runs, path, f"{label}{node.stage}_curves")
+                if path.exists():
+                    self.tracker.image(runs, path, f"{label}{node.stage}_curves")
 
     def _model(self) -> None:
         from atjem.checkpoint import load

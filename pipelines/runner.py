@@ -135,7 +135,8 @@ class Runner:
         """Training nodes hold no CPU themselves: their workers do."""
         compute = self.plan.settings.compute
         trains = node.stage.startswith("train_")
-        options: dict[str, Any] = {"num_cpus": 0 if trains else 1, "max_retries": 0, "name": node.name}
+        num_cpus = 0 if trains else compute.cpus_per_worker
+        options: dict[str, Any] = {"num_cpus": num_cpus, "max_retries": 0, "name": node.name}
         if not trains and compute.gpus_per_worker:
             options["num_gpus"] = min(1, compute.gpus_per_worker)
         return ray.remote(execute).options(**options).remote(task)

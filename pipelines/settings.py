@@ -34,9 +34,14 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    in_: str = Field(alias="in", description="images to learn: a name (digits) or a folder of class folders")
-    ood: str = Field("noise-smooth", description="seeds: noise-smooth, noise-uniform or a folder of images")
-    root: str = Field(".", description="where relative paths of `in` and `ood` start")
+    in_: str = Field(
+        alias="in",
+        description="images to learn: digits, cifar10, cifar100, imagenet or a folder of class folders",
+    )
+    ood: str = Field(
+        "noise-smooth", description="seeds: noise-smooth, noise-uniform, openimages or a folder of images"
+    )
+    root: str = Field(".", description="where named collections and relative paths of `in` and `ood` start")
     image_size: Positive = Field(
         description="pixels a side after resizing the short side and centre-cropping"
     )
@@ -44,14 +49,41 @@ class Data(Section):
         0.2,
         description="held out of each class (and of seed folders) when the folder has no split of its own",
     )
+    short_side: Positive | None = Field(
+        None,
+        description="keep whole images, a longer short side resized to this, so that rrc sees all of them; "
+        "null keeps centre squares of image_size",
+    )
+    encoding: Literal["png", "jpg"] = Field("png", description="of prepared images: lossless, or quality 95")
+    max_images: Positive | None = Field(
+        None, description="training images to use, and test images and seeds; null takes all"
+    )
     max_bad_fraction: Fraction = Field(0.01, description="undecodable images tolerated")
     paired_views: bool = Field(False, description="both terms of stage 2 see the same real images")
+
+    @field_validator("short_side")
+    @classmethod
+    def _covers(cls, short_side: int | None, info: ValidationInfo) -> int | None:
+        image_size = info.data.get("image_size", 0)
+        if short_side is not None and short_side < image_size:
+            raise ValueError(f"must be at least image_size={image_size}")
+        return short_side
 
 
 class Model(Section):
     arch: str = Field(description=ARCHITECTURES)
     channels: Literal[1, 3] = 3
-    checkpoint: str | None = Field(None, description="a model folder whose weights stage 1 starts from")
+    normalization: Literal["data", "imagenet", "none"] = Field(
+        "data",
+        description="the first layer's mean and std: the training images', ImageNet's usual ones, 0 and 1",
+    )
+    checkpoint: str | None = Field(
+        None,
+        description="weights that stage 1 starts from: a model folder, or a published .pt, .pth or .ckpt",
+    )
+    checkpoint_url: str | None = Field(
+        None, description="where the checkpoint can be had, for whoever lacks it"
+    )
 
     @field_validator("arch")
     @classmethod
@@ -134,6 +166,14 @@ class Stage2(Stage):
     )
     contrastive: Contrastive
     loss: Loss = Loss()
+    select: Literal["last", "best_frechet"] = Field(
+        "last", description="the model to keep: the last, or the one with the best samples in training"
+    )
+    select_every: Positive = Field(1000, description="optimiser steps between looks, for best_frechet")
+    select_samples: Annotated[int, Field(ge=10)] = Field(
+        10_000,
+        description="samples a look, compared with the test images, from seeds not used for the figures",
+    )
     augment_energy: Augment = Field("none", description="the energy's view of real images")
     augment_ood: Augment = Field("none", description="the seeds' view")
 
@@ -158,6 +198,13 @@ class Robust(Section):
     num_images: Positive = 1000
     attack: Literal["autoattack", "pgd"] = Field("autoattack", description="pgd leaves robust_accuracy out")
     pgd_steps: Positive = 20
+    iterations: Positive | None = Field(None, description="of each AutoAttack member; for --smoke alone")
+
+    @field_validator("iterations")
+    @classmethod
+    def _standard(cls, iterations: int | None) -> None:
+        if iterations is not None:
+            raise ValueError("only --smoke may shorten AutoAttack; use robust.attack=pgd for a cheap figure")
 
 
 class Ood(Section):
@@ -166,16 +213,25 @@ class Ood(Section):
 
 class Evaluate(Section):
     stage1: bool = Field(False, description="measure the stage-1 model under the same protocol")
-    feature_extractor: Literal["inception", "classifier"] = "inception"
+    feature_extractor: Literal["inception", "classifier", "random"] = Field(
+        "inception", description="inception, or a classifier trained on the data; random is for --smoke alone"
+    )
     inception_weights: str | None = Field(None, description="file of torch-fidelity's 2015 Inception weights")
-    extractor_steps: Positive = Field(300, description="training steps of the classifier extractor")
+    extractor_steps: NonNegative = Field(300, description="training steps of the classifier extractor")
     robust: Robust
     ood: Ood = Ood()
+
+    @field_validator("feature_extractor")
+    @classmethod
+    def _meaningful(cls, name: str) -> str:
+        if name == "random":
+            raise ValueError("must be 'inception' or 'classifier'; only --smoke has random features")
+        return name
 
 
 class Compute(Section):
     num_workers: Positive = 1
-    cpus_per_worker: Positive = 1
+    cpus_per_worker: Positive = Field(1, description="of each training worker and of each other stage")
     gpus_per_worker: Amount = 0
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     max_restarts: NonNegative = Field(2, description="times a lost training worker is replaced")
@@ -183,6 +239,13 @@ class Compute(Section):
         1800, description="seconds without a training step before a restart"
     )
     log_every: Positive = Field(10, description="optimiser steps between points of the curves")
+
+
+class Published(Section):
+    """Figures of a paper, shown beside a run's own."""
+
+    source: str
+    metrics: dict[str, float] = Field(description="by the names of this project's metrics")
 
 
 class Settings(Section):
@@ -194,12 +257,14 @@ class Settings(Section):
     sample: Sample
     evaluate: Evaluate
     compute: Compute = Compute()
+    published: Published | None = None
 
 
 # Settings that cannot change a result; stages may read them, fingerprints leave them out.
 RUNTIME = frozenset(
     {
         "data.root",
+        "model.checkpoint_url",
         "stage1.checkpoint_every",
         "stage2.checkpoint_every",
         "compute.num_workers",

@@ -81,24 +81,28 @@ class Terminal:
         ]
         self.rows(("stage", "status", "time", "why"), cells)
 
-    def metrics(self, metrics: Mapping[str, float]) -> None:
-        """The final figures, one column a model."""
-        columns = [("stage 2", "")]
-        columns += [
-            (title, prefix)
-            for title, prefix in (("stage 1", "stage1_"), ("plain twin", "plain_"))
-            if any(name.startswith(prefix) for name in metrics)
-        ]
+    def metrics(
+        self, metrics: Mapping[str, float], published: Mapping[str, float], smoke_prefix: str = ""
+    ) -> None:
+        """The final figures, one column a model, and the paper's."""
+        own = {name.removeprefix(smoke_prefix): value for name, value in metrics.items()}
+        columns = [("stage 2", own)]
+        for title, prefix in (("stage 1", "stage1_"), ("plain twin", "plain_")):
+            part = {name.removeprefix(prefix): v for name, v in own.items() if name.startswith(prefix)}
+            columns += [(title, part)] if part else []
+        columns += [("paper", dict(published))] if published else []
         rows = [
-            (name, *(shown(metrics.get(prefix + name)) for _, prefix in columns))
+            (name, *(shown(figures.get(name)) for _, figures in columns))
             for name in _MAIN_METRICS
-            if any(prefix + name in metrics for _, prefix in columns)
+            if any(name in figures for _, figures in columns)
         ]
-        if "train_test_frechet_distance" in metrics:
-            distance = shown(metrics["train_test_frechet_distance"])
+        if "train_test_frechet_distance" in own:
+            distance = shown(own["train_test_frechet_distance"])
             rows.append(("frechet_distance of test images", distance, *[""] * (len(columns) - 1)))
         if rows:
             self.rows(("metric", *(title for title, _ in columns)), rows)
+        if smoke_prefix:
+            self.say("smoke: everything ran; none of these figures is a result", "yellow")
 
     def started(self, name: str, reason: str) -> None:
         self._printed[name] = time.monotonic() - _LINE_SECONDS / 2

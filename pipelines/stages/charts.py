@@ -9,7 +9,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.rcsetup import cycler
 
-Point = Mapping[str, float]
+from pipelines.curves import Line, Point
+
 Draw = Callable[[Axes], None]
 _INK = {"light": "#3b4252", "dark": "#cfd6e4"}
 _COLOURS = {
@@ -23,16 +24,15 @@ def draw_chart(draw: Draw, *, width: float = 4.4, height: float = 2.8) -> dict[s
     return {theme: _render(draw, theme, width, height) for theme in _INK}
 
 
-def lines(points: Sequence[Point], names: Sequence[str], title: str, xlabel: str) -> Draw:
-    """Curves over 'step'."""
+def curves(lines: Sequence[Line], title: str, xlabel: str) -> Draw:
+    """One picture of lines over steps."""
 
     def draw(axes: Axes) -> None:
-        for name in names:
-            drawn = [(point["step"], point[name]) for point in points if name in point]
-            axes.plot(*zip(*drawn, strict=True), label=name.replace("_", " "), linewidth=1.6)
+        for name, line in lines:
+            axes.plot(*zip(*line, strict=True), label=name, linewidth=1.6)
         axes.set_title(title)
         axes.set_xlabel(xlabel)
-        if len(names) > 1:
+        if len(lines) > 1:
             axes.legend(frameon=False)
 
     return draw

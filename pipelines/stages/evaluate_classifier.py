@@ -86,6 +86,7 @@ def _robust(
         eps=settings.eps,
         num_classes=model.spec.num_classes,
         seed=attack_seed,
+        iterations=settings.iterations,
     )
     context.report.progress(len(subset), len(subset), "images under AutoAttack")
     return metrics, {}

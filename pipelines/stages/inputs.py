@@ -1,6 +1,7 @@
 """Opening what the preprocess stage and the training stages made."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,16 @@ from data.noise import NoiseImages
 from data.noise_names import KINDS
 from data.rng import stream_seed
 from data.shards import Dataset
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
+
+# Mean and std of the first layer where they are not the data's own; ImageNet's are torchvision's.
+_FIXED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0,) * 3, (1.0,) * 3),
+}
 
 
 def read_dataset(data: Path) -> Dataset:
@@ -29,17 +40,22 @@ def seed_images(data: Path, ood: str, *, held_out: bool, seed: int, channels: in
     return open_images(data / "seeds", "ood-test" if held_out else "ood-train")[0]
 
 
-def model_spec(data: Path, arch: str) -> ModelSpec:
+def model_spec(data: Path, arch: str, normalization: str) -> ModelSpec:
     """A network for this data: its classes, channels, size and normalisation."""
     dataset = read_dataset(data)
+    mean, std = _FIXED.get(normalization, (tuple(dataset.mean), tuple(dataset.std)))
+    channels = dataset.channels
     return ModelSpec(
-        arch,
-        len(dataset.classes),
-        dataset.channels,
-        dataset.image_size,
-        tuple(dataset.mean),
-        tuple(dataset.std),
+        arch, len(dataset.classes), channels, dataset.image_size, mean[:channels], std[:channels]
     )
+
+
+def published_spec(settings: "Settings", num_classes: int) -> ModelSpec:
+    """The network that a published file must fit, known before any data is prepared."""
+    model, channels = settings.model, settings.model.channels
+    mean, std = _FIXED[model.normalization]
+    size = settings.data.image_size
+    return ModelSpec(model.arch, num_classes, channels, size, mean[:channels], std[:channels])
 
 
 def as_float(images: Tensor, device: torch.device) -> Tensor:

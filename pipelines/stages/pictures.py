@@ -5,14 +5,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from data.images import to_image
+
 _ROWS, _COLUMNS = 4, 10
 _MIN_CELL = 48  # pixels a side
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """(C, H, W) uint8, one channel or three."""
-    array = pixels.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def draw_grid(seeds: Tensor, samples: Tensor, num_classes: int, path: Path) -> None:

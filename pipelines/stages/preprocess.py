@@ -2,20 +2,19 @@
 
 from typing import Any
 
+from data.named import open_source
 from data.noise_names import KINDS
 from data.prepare import Job, prepare
-from data.sources import Source, SourceError, open_source
+from data.sources import Source, SourceError
 from pipelines.context import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Artifact: `images/` with splits train and test; `seeds/` with ood-train and ood-test for seed files."""
-    settings = context.settings
-    common = (settings.model.channels, settings.data.image_size, settings.seed)
-    fractions = (settings.data.test_fraction, settings.data.max_bad_fraction)
-    collections = {"images": (settings.data.in_, ("train", "test"))}
-    if settings.data.ood not in KINDS:
-        collections["seeds"] = (settings.data.ood, ("ood-train", "ood-test"))
+    data = context.settings.data
+    collections = {"images": (data.in_, ("train", "test"))}
+    if data.ood not in KINDS:
+        collections["seeds"] = (data.ood, ("ood-train", "ood-test"))
     facts: dict[str, Any] = {"metrics": {}, "datasets": {}}
     for name, (source, splits) in collections.items():
         folder = context.folder / name
@@ -23,7 +22,7 @@ def run(context: StageContext) -> dict[str, Any]:
         dataset = prepare(
             _open_unchanged(context, f"data.{'in' if name == 'images' else 'ood'}", source),
             folder,
-            Job(*common, *fractions, splits),
+            _job(context, splits),
             progress=lambda done, total: context.report.progress(done, total, "images"),
         )
         facts["datasets"][name] = {"source": source, "sha256": dataset.sha256, "counts": dataset.counts}
@@ -32,6 +31,21 @@ def run(context: StageContext) -> dict[str, Any]:
         facts["metrics"][f"num_rejected_{name}"] = len(dataset.rejected)
         facts.setdefault("rejected", []).extend(dataset.rejected)
     return facts
+
+
+def _job(context: StageContext, splits: tuple[str, str]) -> Job:
+    settings, data = context.settings, context.settings.data
+    return Job(
+        settings.model.channels,
+        data.image_size,
+        settings.seed,
+        data.test_fraction,
+        data.max_bad_fraction,
+        splits,
+        data.short_side,
+        data.encoding,
+        data.max_images,
+    )
 
 
 def _open_unchanged(context: StageContext, setting: str, name: str) -> Source:

@@ -35,11 +35,12 @@ from pipelines.stages.inputs import as_float, labelled_images, model_spec, pick_
 REFERENCE_FILE = "reference.safetensors"
 EXTRACTOR_FILE = "extractor.json"
 _BATCH = 250
+_RANDOM_ARCH = "wrn-10-1"
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Artifact: features and statistics of the train split; with the classifier extractor, also its model."""
-    own = context.settings.evaluate.feature_extractor == "classifier"
+    """Artifact: features of the train split, statistics of the test split, and an extractor of our own."""
+    own = context.settings.evaluate.feature_extractor != "inception"
     metrics = _train_extractor(context) if own else {}
     weights = str(context.folder) if own else context.settings.evaluate.inception_weights
     extractor = make_extractor(CLASSIFIER if own else INCEPTION, weights, pick_device())
@@ -48,11 +49,17 @@ def run(context: StageContext) -> dict[str, Any]:
         images, _ = labelled_images(context.inputs["data"], split)
         features[split] = extract(extractor, uint8_batches(images))
     train, test = features["train"], features["test"]
-    save_file({"pooled": train.pooled, "logits": train.logits}, context.folder / REFERENCE_FILE)
-    description = {
+    held_out = {name: torch.from_numpy(value) for name, value in vars(Statistics.of(test)).items()}
+    tensors = {"pooled": train.pooled, "logits": train.logits, **held_out}
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, context.folder / REFERENCE_FILE
+    )
+    description: dict[str, Any] = {
         "extractor": CLASSIFIER if own else INCEPTION,
         "weights_sha256": _weights_digest(own, context),
     }
+    if own:
+        description["training_steps"] = _extractor_steps(context)
     (context.folder / EXTRACTOR_FILE).write_text(json.dumps(description, indent=1) + "\n")
     distance = frechet_distance(Statistics.of(train), Statistics.of(test))
     return {"metrics": {**metrics, "train_test_frechet_distance": distance}, "protocol": description}
@@ -62,6 +69,12 @@ def read_reference(folder: Path) -> Features:
     """The training images' features."""
     stored = load_file(folder / REFERENCE_FILE)
     return Features(stored["pooled"], stored["logits"])
+
+
+def read_held_out(folder: Path) -> Statistics:
+    """Statistics of the test images: for choices that the final figures are not to profit from."""
+    stored = load_file(folder / REFERENCE_FILE)
+    return Statistics(stored["mu"].numpy(), stored["sigma"].numpy())
 
 
 def open_extractor(folder: Path, inception_weights: str | None) -> Any:
@@ -84,12 +97,22 @@ def _weights_digest(own: bool, context: StageContext) -> str:
     return file_digest(Path(path)) if path else "torch-fidelity's own download"
 
 
+def _extractor_steps(context: StageContext) -> int:
+    evaluate = context.settings.evaluate
+    return evaluate.extractor_steps if evaluate.feature_extractor == "classifier" else 0
+
+
 def _train_extractor(context: StageContext) -> dict[str, float]:
-    """The recipe's own architecture, trained plainly: it is also the twin that attacks must break."""
+    """The recipe's own architecture, trained plainly: it is also the twin that attacks must break.
+
+    Random features are those of a small network that is not trained.
+    """
     settings, device = context.settings, pick_device()
-    steps = settings.evaluate.extractor_steps
+    steps = _extractor_steps(context)
+    arch = settings.model.arch if settings.evaluate.feature_extractor == "classifier" else _RANDOM_ARCH
     torch.manual_seed(stream_seed(settings.seed, "extractor/weights"))
-    model = build_model(model_spec(context.inputs["data"], settings.model.arch)).to(device)
+    spec = model_spec(context.inputs["data"], arch, settings.model.normalization)
+    model = build_model(spec).to(device)
     images, labels = labelled_images(context.inputs["data"], "train")
     batch_size = min(64, len(images))
     order = Order(len(images), batch_size, stream_seed(settings.seed, "extractor/order"))

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jinja2 import Environment
@@ -11,11 +11,15 @@ from markupsafe import Markup, escape
 from pydantic import BaseModel
 
 from pipelines.context import StageContext, View
+from pipelines.curves import panels
 from pipelines.files import read_json, read_json_list
 from pipelines.fingerprint import digest
 from pipelines.number_text import shown
-from pipelines.stages.charts import Draw, draw_chart, lines, reliability
+from pipelines.stages.charts import Draw, curves, draw_chart, reliability
 from pipelines.stages.report_page import PAGE
+
+if TYPE_CHECKING:
+    from pipelines.settings import Published
 
 REPORT_FILE = "report.html"
 _MODELS = {"": "stage 2", "stage1": "stage 1", "plain": "plain twin"}  # by part
@@ -25,15 +29,7 @@ _CARDS = (
     ("frechet_distance", "Fréchet distance"),
     ("ece", "calibration error"),
 )
-_CURVES = (
-    ("train_stage1", ("loss",), "Stage 1: loss"),
-    ("train_stage1", ("adversarial_accuracy",), "Stage 1: accuracy under the training attack"),
-    ("train_stage2", ("loss", "classifier_loss", "energy_loss"), "Stage 2: losses"),
-    ("train_stage2", ("adversarial_accuracy",), "Stage 2: accuracy under the training attack"),
-    ("train_stage2", ("auroc",), "AUROC, real against contrastive"),
-    ("train_stage2", ("contrastive_steps",), "Curriculum: contrastive steps T"),
-    ("train_stage2", ("energy_real", "energy_contrast"), "Energy of real and contrastive images"),
-)
+_TRAINING = {"train_stage1": "Stage 1", "train_stage2": "Stage 2"}
 _BOX, _GAP_X, _GAP_Y = (170, 46), 44, 16  # of the stage graph, in its own units
 
 
@@ -41,20 +37,23 @@ def run(context: StageContext) -> dict[str, Any]:
     """Artifact: `report.html`, with every picture in it."""
     manifests = {name: read_json(folder / "manifest.json") or {} for name, folder in context.inputs.items()}
     settings = dict(_flat("", context.settings))
+    published = context.settings.published
     page = Environment(autoescape=True).from_string(PAGE)
     html = page.render(
         title=f"{settings['model.arch']} on {settings['data.in']}",
         subtitle=_subtitle(manifests),
         cards=_cards(manifests),
         pictures=_pictures(context.inputs, manifests),
+        smoke=any("smoke" in manifest["identity"] for manifest in manifests.values()),
         models=[_MODELS[part] for part in _parts(manifests)],
-        metrics=_metrics(manifests),
+        metrics=_metrics(manifests, published),
+        published=published.source if published else "",
         absent=_absent(manifests),
         charts=_charts(context.inputs, manifests),
         graph=_graph(manifests, context.inputs),
         lineage=_lineage(manifests, settings),
         stages=_stages(manifests),
-        settings=sorted(settings.items()),
+        settings=sorted((k, v) for k, v in settings.items() if not k.startswith("published")),
     )
     (context.folder / REPORT_FILE).write_text(html, encoding="utf-8")
     return {"metrics": {}}
@@ -113,8 +112,12 @@ def _cards(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     return cards
 
 
-def _metrics(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _metrics(
+    manifests: Mapping[str, Mapping[str, Any]], published: "Published | None"
+) -> list[dict[str, Any]]:
+    """One column a model, and the paper's figures last."""
     by_part = [_merged(manifests, "metrics", part) for part in _parts(manifests)]
+    by_part += [published.metrics] if published else []
     names = sorted({name for metrics in by_part for name in metrics})
     return [{"name": name, "values": [shown(metrics.get(name)) for metrics in by_part]} for name in names]
 
@@ -140,15 +143,11 @@ def _pictures(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, A
 
 def _charts(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     drawn: list[tuple[str, Draw]] = []
-    for stage, names, title in _CURVES:
-        points = read_json_list(inputs[stage] / "curve.json") or []
-        present = [name for name in names if any(name in point for point in points)]
-        if present and len(points) > 1:
-            drawn.append((title, lines(points, present, title, "optimiser steps")))
-    choices = manifests["sample"].get("points", [])
-    if choices:
-        title = "Choice of the step count: Fréchet distance"
-        drawn.append((title, lines(choices, ["selection_frechet_distance"], title, "sampling steps")))
+    for stage, label in _TRAINING.items():
+        for title, lines in panels(read_json_list(inputs[stage] / "curve.json") or []):
+            drawn.append((f"{label}: {title}", curves(lines, f"{label}: {title}", "optimiser steps")))
+    for title, lines in panels(manifests["sample"].get("points", [])):
+        drawn.append((title, curves(lines, f"Sampling: {title}", "sampling steps")))
     bins = {
         _MODELS[manifest["part"]]: manifest["reliability"]
         for manifest in manifests.values()

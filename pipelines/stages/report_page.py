@@ -23,6 +23,7 @@ figcaption, .small { font-size: .88rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1.2rem 0; }
 .card { background: var(--card); border-radius: .5rem; padding: .7rem .9rem; }
 .card b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.warning { border-left: .3rem solid #d1602b; background: var(--card); color: var(--ink); padding: .6rem .9rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
 figure { margin: 0; }
 img { max-width: 100%; height: auto; display: block; }
@@ -43,7 +44,9 @@ svg.graph text.soft { fill: var(--soft); font-size: 11px; }
 <body>
 <h1>{{ title }}</h1>
 <p>{{ subtitle }}</p>
-
+{% if smoke %}<p class="warning">Smoke run: a handful of images and steps, random features. It shows that everything
+runs; none of these figures or pictures is a result.</p>
+{% endif %}
 <div class="cards">
 {% for card in cards %}<div class="card"><span class="small">{{ card.label }}</span><b>{{ card.value }}</b>
 <span class="small">{{ card.note }}</span></div>
@@ -57,10 +60,11 @@ svg.graph text.soft { fill: var(--soft); font-size: 11px; }
 
 <h2>Metrics</h2>
 <div class="wide"><table>
-<tr><th>metric</th>{% for model in models %}<th class="number">{{ model }}</th>{% endfor %}</tr>
+<tr><th>metric</th>{% for model in models %}<th class="number">{{ model }}</th>{% endfor %}{% if published %}<th class="number">paper</th>{% endif %}</tr>
 {% for row in metrics %}<tr><td>{{ row.name }}</td>
 {% for value in row["values"] %}<td class="number">{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
+{% if published %}<p class="small">paper: {{ published }}</p>{% endif %}
 {% for names, reason in absent %}<p class="small">Absent: <code>{{ names }}</code>, since {{ reason }}.</p>
 {% endfor %}
 

@@ -6,10 +6,9 @@ from typing import Any
 import ray.train.torch
 import torch
 
-from atjem.checkpoint import load_weights
-from atjem.checkpoint_files import WEIGHTS_FILE
 from atjem.learner import AdversarialTraining, Batch
 from atjem.models.registry import JointEnergyModel, build_model
+from atjem.published import load_start
 from data.augment import Augmentation
 from data.rng import stream_seed
 from data.stream import Order
@@ -32,9 +31,10 @@ def worker(config: dict[str, Any]) -> None:
 def _start(context: StageContext) -> JointEnergyModel:
     settings = context.settings
     torch.manual_seed(stream_seed(settings.seed, "stage1/weights"))
-    model = build_model(model_spec(context.inputs["data"], settings.model.arch))
+    spec = model_spec(context.inputs["data"], settings.model.arch, settings.model.normalization)
+    model = build_model(spec)
     if settings.model.checkpoint:
-        load_weights(model, Path(settings.model.checkpoint) / WEIGHTS_FILE)
+        load_start(model, Path(settings.model.checkpoint))
     return model
 
 
@@ -49,7 +49,7 @@ def _batches(context: StageContext) -> Batches:
     def batch(step: int) -> Batch:
         indices = order.batch(step)[part]
         drawn = augmentation.draw(stage.batch_size, augment_seed, step)[part]
-        x = augmentation.apply(as_float(images.get(indices), device), drawn)
+        x = as_float(augmentation.view(images, indices, drawn), device)
         return Batch(x, labels[indices].to(device))
 
     return batch

@@ -14,6 +14,7 @@ from data.rng import stream_seed
 from data.stream import Order
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, seed_images
+from pipelines.stages.selection import BestModel
 from pipelines.stages.training import Batches, fit, make_attack, share, train
 
 
@@ -33,7 +34,8 @@ def worker(config: dict[str, Any]) -> None:
         window_length(contrastive.auc_window_images, stage.batch_size),
     )
     model = load(context.inputs["start"])
-    train(context, stage, model, _objective(context), _batches(context), curriculum)
+    chooser = BestModel(context) if stage.select == "best_frechet" else None
+    train(context, stage, model, _objective(context), _batches(context), curriculum, chooser)
 
 
 def _objective(context: StageContext) -> Objective:
@@ -67,19 +69,18 @@ class _View:
 
     def pixels(self, step: int, indices: Indices) -> Tensor:
         drawn = self.augmentation.draw(self.batch_size, self.augment_seed, step)[self.part]
-        return self.augmentation.apply(as_float(self.images.get(indices), self.device), drawn)
+        return as_float(self.augmentation.view(self.images, indices, drawn), self.device)
 
 
 def _batches(context: StageContext) -> Batches:
     settings, stage, data = context.settings, context.settings.stage2, context.inputs["data"]
     images, labels = labelled_images(data, "train")
-    channels = load(context.inputs["start"]).spec.channels
     seeds = seed_images(
         data,
         settings.data.ood,
         held_out=False,
         seed=settings.seed,
-        channels=channels,
+        channels=settings.model.channels,
         image_size=settings.data.image_size,
     )
     classifier = _View(context, "classifier", images, stage.augment)

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atjem.balls import make_ball
 from atjem.checkpoint import save_model
+from atjem.checkpoint_files import WEIGHTS_FILE
 from atjem.curriculum import Curriculum
 from atjem.ema import make_ema
 from atjem.learner import Batch, ClassifierAttack, Learner, Objective
@@ -30,6 +31,7 @@ from data.stream import rank_slice
 from pipelines.checkpoints import new_checkpoint, sound_checkpoint
 from pipelines.context import Interrupted, StageContext
 from pipelines.files import read_json, write_json
+from pipelines.stages.selection import BEST_FILE, BEST_STATE_FILE, BestModel
 
 if TYPE_CHECKING:
     from pipelines.settings import Attack, Stage
@@ -86,6 +88,7 @@ def train(
     objective: Objective,
     batches: Batches,
     curriculum: Curriculum | None = None,
+    chooser: BestModel | None = None,
 ) -> None:
     """The loop on one worker, from the last sound checkpoint to `stage.steps` or a request to stop."""
     compute, device = context.settings.compute, ray.train.torch.get_device()
@@ -93,7 +96,7 @@ def train(
     learner = _make_learner(stage, model.to(device), objective, curriculum, compute.precision)
     context.checkpoints.mkdir(parents=True, exist_ok=True)
     (context.checkpoints / DIVERGED_FILE).unlink(missing_ok=True)
-    first, curve = _restore(context.checkpoints, learner, device)
+    first, curve = _restore(context.checkpoints, learner, chooser, device)
     is_lead = ray.train.get_context().get_world_rank() == 0
     context.report.points(curve if is_lead else [])
     clock = _Clock(first)
@@ -107,6 +110,10 @@ def train(
                 write_json(context.checkpoints / DIVERGED_FILE, curve[-1])
                 break
             context.report.points(curve[-1:] if is_lead else [])
+        if chooser and chooser.is_due(done):
+            faulthandler.cancel_dump_traceback_later()
+            _look(chooser, done, learner, curve, device)
+            context.report.points(curve[-1:] if is_lead else [])
         if is_lead:
             watched = {
                 **(curve[-1] if curve else {}),
@@ -115,12 +122,12 @@ def train(
             context.report.progress(done, stage.steps, "steps", **watched)
         stopping = _agree(is_lead and context.report.stopping(), device)
         if is_lead and (done % stage.checkpoint_every == 0 or done == stage.steps or stopping):
-            _save(context.checkpoints, done, learner, curve)
+            _save(context.checkpoints, done, learner, curve, chooser)
         if stopping:
             break
     else:
         if is_lead and first == stage.steps == 0:
-            _save(context.checkpoints, 0, learner, curve)
+            _save(context.checkpoints, 0, learner, curve, chooser)
     faulthandler.cancel_dump_traceback_later()
 
 
@@ -165,7 +172,19 @@ def _precision(name: str, device_type: str) -> Callable[[], AbstractContextManag
     return nullcontext
 
 
-def _restore(folder: Path, learner: Learner, device: torch.device) -> tuple[int, Curve]:
+def _look(chooser: BestModel, done: int, learner: Learner, curve: Curve, device: torch.device) -> None:
+    """Adds the look's figure to the point of this step."""
+    distance = chooser.look(done, learner.ema.module.eval(), device)
+    point = {"step": done, "selection_frechet_distance": distance}
+    if curve and curve[-1]["step"] == done:
+        curve[-1] |= point
+    else:
+        curve.append(point)
+
+
+def _restore(
+    folder: Path, learner: Learner, chooser: BestModel | None, device: torch.device
+) -> tuple[int, Curve]:
     """The step to begin with, and the curve so far."""
     found = sound_checkpoint(folder)
     if found is None:
@@ -173,18 +192,22 @@ def _restore(folder: Path, learner: Learner, device: torch.device) -> tuple[int,
     step, path = found
     state = torch.load(path / TRAINER_FILE, map_location=device, weights_only=True)
     learner.load_state_dict(state)
+    if chooser:
+        chooser.restore(path)
     return step, json.loads((path / CURVE_FILE).read_text())
 
 
-def _save(folder: Path, step: int, learner: Learner, curve: Curve) -> None:
+def _save(folder: Path, step: int, learner: Learner, curve: Curve, chooser: BestModel | None) -> None:
     with new_checkpoint(folder, step) as path:
         torch.save(learner.state_dict(), path / TRAINER_FILE)
         save_model(learner.ema.module if step else learner.model, path)  # type: ignore[arg-type]
         (path / CURVE_FILE).write_text(json.dumps(curve))
+        if chooser:
+            chooser.save(path)
 
 
 def _publish(context: StageContext, steps: int) -> dict[str, Any]:
-    """The EMA model and the curve of the last checkpoint become the artifact."""
+    """The EMA model, or the best one seen, and the curve of the last checkpoint become the artifact."""
     if point := read_json(context.checkpoints / DIVERGED_FILE):
         loss, step = point["loss"], point["step"]
         raise FloatingPointError(f"training diverged: the loss is {loss} at step {step}; lower optimizer.lr")
@@ -197,6 +220,10 @@ def _publish(context: StageContext, steps: int) -> dict[str, Any]:
             shutil.copy2(file, context.folder)
     curve: Curve = json.loads((context.folder / CURVE_FILE).read_text())
     last = {f"final_{name}": value for name, value in (curve[-1] if curve else {}).items() if name != "step"}
+    best = read_json(found[1] / BEST_STATE_FILE)
+    if best is not None:
+        shutil.copy2(found[1] / BEST_FILE, context.folder / WEIGHTS_FILE)
+        last["selected_step"] = best["step"]
     return {"metrics": {**last, "steps": steps}}
 
 

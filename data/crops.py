@@ -1,0 +1,41 @@
+"""Which part of an image is seen: the centre for tests, a random part for training."""
+
+import math
+
+import numpy as np
+
+from data.decode import Box, Crop
+
+_AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # torchvision's RandomResizedCrop defaults
+
+
+def centre_crop(image_size: int) -> Crop:
+    """The usual test view: short side to int(size * 256 / 224), then the centre square of `image_size`."""
+    kept = image_size / int(image_size * 256 / 224)
+
+    def crop(width: int, height: int) -> Box:
+        return _centre(width, height, min(width, height) * kept)
+
+    return crop
+
+
+def _centre(width: int, height: int, side: float) -> Box:
+    left, upper = (width - side) / 2, (height - side) / 2
+    return (left, upper, left + side, upper + side)
+
+
+def random_crop(seed: int) -> Crop:
+    """A part of random area, shape and place (Szegedy et al. 2015), a function of seed and image size."""
+
+    def crop(width: int, height: int) -> Box:
+        rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+        for _ in range(_TRIES):
+            area = width * height * rng.uniform(*_AREA)
+            ratio = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left, upper = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+                return (left, upper, left + w, upper + h)
+        return _centre(width, height, min(width, height))
+
+    return crop

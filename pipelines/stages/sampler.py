@@ -1,0 +1,107 @@
+"""Sampling from a model under a recipe's settings: held-out seeds, balanced labels, fixed batches."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from atjem.fidelity import FeatureMoments, Statistics, extract, frechet_distance
+from atjem.sampling import quantize, sample_at
+from data.images import Images, Indices
+from data.rng import stream_seed
+from pipelines.context import StageContext
+from pipelines.stages.inputs import as_float, read_dataset, seed_images
+from pipelines.stages.reference_stats import open_extractor
+
+Reduce = Callable[[FeatureMoments], None]
+
+
+class Sampler:
+    """A model, its held-out seeds and the batching that makes a sample independent of its neighbours."""
+
+    def __init__(self, context: StageContext, model: nn.Module, device: torch.device) -> None:
+        settings = context.settings
+        self.settings, self.report = settings.sample, context.report
+        self.model, self.device = model, device
+        self.num_classes = len(read_dataset(context.inputs["data"]).classes)
+        self.seeds: Images = seed_images(
+            context.inputs["data"],
+            settings.data.ood,
+            held_out=True,
+            seed=settings.seed,
+            channels=settings.model.channels,
+            image_size=settings.data.image_size,
+        )
+        rng = np.random.Generator(np.random.Philox(key=[stream_seed(settings.seed, "sample/order"), 0]))
+        self.order = rng.permutation(len(self.seeds))
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Step counts to choose from, ascending; `sample.steps` alone when there are none."""
+        return tuple(sorted(self.settings.step_candidates)) or (self.settings.steps,)
+
+    def indices(self, purpose: str, num: int) -> Indices:
+        """Final samples take held-out seeds from the front, every choice before them from the back.
+
+        They are disjoint as long as there are seeds enough; with fewer, seeds are used again.
+        """
+        order = self.order if purpose == "final" else self.order[::-1]
+        return np.resize(order, num)
+
+    def labels(self, num: int) -> Tensor:
+        """0, 1, ... K-1, 0, ...: classes are balanced."""
+        return torch.arange(num) % self.num_classes
+
+    def batches(
+        self, purpose: str, num: int, at: tuple[int, ...], *, rank: int = 0, world_size: int = 1
+    ) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
+        """Seeds and 8-bit images at each step count, in batches of one fixed, padded size.
+
+        With several ranks each makes every `world_size`-th batch.
+        """
+        size = self.settings.batch_size
+        padded = -(-num // size) * size
+        indices, labels = self.indices(purpose, padded), self.labels(padded)
+        for start in range(rank * size, num, world_size * size):
+            end = min(start + size, num)
+            seeds = self.seeds.get(indices[start : start + size])
+            images = sample_at(
+                self.model,
+                as_float(seeds, self.device),
+                labels[start : start + size].to(self.device),
+                step_size=self.settings.step_size,
+                at=at,
+                mode=self.settings.mode,
+            )
+            cut = {steps: quantize(x).cpu()[: end - start] for steps, x in images.items()}
+            self.report.progress(end, num, f"{purpose} samples")
+            yield seeds[: end - start], cut
+
+
+class FrechetCurve:
+    """Fréchet distance at every candidate step count, all from the same trajectories."""
+
+    def __init__(self, reference: Path, inception_weights: str | None, statistics: Statistics) -> None:
+        self.extractor = open_extractor(reference, inception_weights)
+        self.statistics = statistics
+
+    def measure(
+        self,
+        sampler: Sampler,
+        num: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        reduce: Reduce = lambda moments: None,
+    ) -> dict[int, float]:
+        """`reduce` sums moments over ranks; each candidate's distance comes out the same on all of them."""
+        moments = {steps: FeatureMoments() for steps in sampler.candidates}
+        batches = sampler.batches("selection", num, sampler.candidates, rank=rank, world_size=world_size)
+        for _, images in batches:
+            for steps, pixels in images.items():
+                moments[steps].add(extract(self.extractor, [pixels]).pooled)
+        for own in moments.values():
+            reduce(own)
+        return {steps: frechet_distance(own.statistics(), self.statistics) for steps, own in moments.items()}

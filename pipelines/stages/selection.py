@@ -1,0 +1,82 @@
+"""The best model seen in training, by the Fréchet distance of its samples."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from atjem.fidelity import FeatureMoments
+from pipelines.context import StageContext
+from pipelines.files import read_json, write_json
+from pipelines.stages.reference_stats import read_held_out
+from pipelines.stages.sampler import FrechetCurve, Sampler
+
+BEST_FILE, BEST_STATE_FILE = "best.safetensors", "best.json"
+
+
+class BestModel:
+    """Looks at the EMA model every `stage2.select_every` steps and keeps the best one's weights.
+
+    Seeds and statistics are not those of the final figures: held-out seeds from the back, the test images.
+    Part of every checkpoint, so that a resumed training chooses as an uninterrupted one.
+    """
+
+    def __init__(self, context: StageContext) -> None:
+        self.context, self.stage = context, context.settings.stage2
+        self.curve: FrechetCurve | None = None
+        self.state: dict[str, Any] = {}  # step, frechet_distance, sample_steps
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def is_due(self, done: int) -> bool:
+        return done % self.stage.select_every == 0 or done == self.stage.steps
+
+    def look(self, done: int, model: nn.Module, device: torch.device) -> float:
+        """Measures the model after `done` steps. Every rank makes its part; all get the same distance."""
+        reference = self.context.inputs["reference"]
+        if self.curve is None:
+            weights = self.context.settings.evaluate.inception_weights
+            self.curve = FrechetCurve(reference, weights, read_held_out(reference))
+        ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        distances = self.curve.measure(
+            Sampler(self.context, model, device),
+            self.stage.select_samples,
+            rank=ranks[0],
+            world_size=ranks[1],
+            reduce=_sum_over_ranks,
+        )
+        steps = min(distances, key=lambda candidate: (distances[candidate], candidate))
+        if distances[steps] < self.state.get("frechet_distance", float("inf")):
+            self.state = {"step": done, "frechet_distance": distances[steps], "sample_steps": steps}
+            self.weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+        return distances[steps]
+
+    def save(self, folder: Path) -> None:
+        if self.state:
+            save_file(self.weights, folder / BEST_FILE)
+            write_json(folder / BEST_STATE_FILE, self.state)
+
+    def restore(self, folder: Path) -> None:
+        state = read_json(folder / BEST_STATE_FILE)
+        if state is not None:
+            self.state, self.weights = state, load_file(folder / BEST_FILE)
+
+
+def _sum_over_ranks(moments: FeatureMoments) -> None:
+    """A rank without a batch of its own adds zeros."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    shapes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shapes, tuple(moments.total.shape))
+    width = max(shape[0] for shape in shapes if shape)
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    flat = torch.zeros(1 + width + width * width, dtype=torch.float64)
+    if moments.count > 0:
+        flat = torch.cat([moments.count.double().view(1), moments.total, moments.products.flatten()])
+    flat = flat.to(device)
+    dist.all_reduce(flat)
+    flat = flat.cpu()
+    moments.count, moments.total = flat[0], flat[1 : 1 + width]
+    moments.products = flat[1 + width :].view(width, width)
