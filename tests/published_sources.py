@@ -5,7 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from atjem.models.registry import ModelSpec, build_model
+
+NUM_CLASSES = 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IDENTITY = ((0.0,) * 3, (1.0,) * 3)
 
 
 class TradesBlock(nn.Module):
@@ -108,3 +112,21 @@ def robustness_file(state, mean=MEAN, std=STD, key="model"):
 def normaliser(names, mean=MEAN, std=STD):
     shape = (1, -1, 1, 1)
     return {names[0]: torch.tensor(mean).view(shape), names[1]: torch.tensor(std).view(shape)}
+
+
+def network(arch, *, num_classes=NUM_CLASSES, mean=MEAN, std=STD, seed=1):
+    torch.manual_seed(seed)
+    return build_model(ModelSpec(arch, num_classes, 3, 32, mean, std)).eval()
+
+
+def assert_same_logits(model, source, images, mean=MEAN, std=STD):
+    with torch.no_grad():
+        ours = model(images)
+        theirs = source((images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None])
+    assert ours.std() > 1e-3
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def assert_same_weights(model, other):
+    assert model.state_dict().keys() == other.state_dict().keys()
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
