@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from atjem.models.precision import full_precision
 
-_STEMS = {"small": (48, 96), "base": (64, 96, 128), "large": (96, 144, 192)}
+_STEMS = {"tiny": (48, 96), "small": (48, 96), "base": (64, 96, 128), "large": (96, 144, 192)}
 
 
 class ConvNeXt(nn.Module):
-    """`size` small, base or large; `conv_stem` for the robust variant that published checkpoints have."""
+    """`size` tiny, small, base or large; `conv_stem` for the robust variant of published checkpoints."""
 
     def __init__(self, size: str, num_classes: int, channels: int = 3, *, conv_stem: bool) -> None:
         super().__init__()

@@ -2,11 +2,11 @@
 
 import re
 
-CONVNEXT_SIZES = ("small", "base", "large")
+CONVNEXT_SIZES = ("tiny", "small", "base", "large")
 RESNETS = ("resnet-18", "resnet-50", "wrn-50-4")
 ARCHITECTURES = (
     "wrn-DEPTH-WIDTH with depth 6n + 4 for small images (wrn-10-1, wrn-28-4, wrn-34-10), "
-    "resnet-18, resnet-50, wrn-50-4, or convnext-SIZE and convnext-SIZE-cvst (small, base, large)"
+    "resnet-18, resnet-50, wrn-50-4, or convnext-SIZE and convnext-SIZE-cvst (tiny, small, base, large)"
 )
 _WRN = re.compile(r"wrn-([1-9]\d*)-([1-9]\d*)")
 _CONVNEXT = re.compile(rf"convnext-({'|'.join(CONVNEXT_SIZES)})(-cvst)?")

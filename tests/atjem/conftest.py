@@ -57,3 +57,45 @@ def make_images():
 def make_labels():
     """Labels that cycle through the classes."""
     return lambda num=6: torch.arange(num) % NUM_CLASSES
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Seeded colour images, (3, 3, 32, 32)."""
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="session")
+def resnet():
+    """torchvision's ResNet-18; imports of the source networks wait until a test needs one."""
+    from published_sources import NUM_CLASSES, shuffle
+    from torchvision.models import resnet18
+
+    return shuffle(resnet18(num_classes=NUM_CLASSES))
+
+
+@pytest.fixture(scope="session")
+def wide():
+    """TRADES' WRN-16-1."""
+    from published_sources import NUM_CLASSES, TradesWideResNet, shuffle
+
+    return shuffle(TradesWideResNet(16, 1, NUM_CLASSES))
+
+
+@pytest.fixture(scope="session")
+def convnext():
+    """A ConvNeXt-T-CvSt."""
+    from published_sources import NUM_CLASSES, convnext_cvst, shuffle
+
+    return shuffle(convnext_cvst(NUM_CLASSES))
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Writes a torch file and returns its path."""
+
+    def write(content):
+        torch.save(content, tmp_path / "weights.pt")
+        return tmp_path / "weights.pt"
+
+    return write

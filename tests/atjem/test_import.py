@@ -21,7 +21,8 @@ def test_import_is_light():
 
 
 def test_checkpoint_names_and_architectures_need_no_torch():
-    code = "import sys, atjem.checkpoint_files, atjem.models.names; sys.stdout.write(' '.join(sys.modules))"
+    light = "atjem.checkpoint_files, atjem.models.names, atjem.published_layouts"
+    code = f"import sys, {light}; sys.stdout.write(' '.join(sys.modules))"
     assert "torch" not in run_python(code).split()
 
 

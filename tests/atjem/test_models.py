@@ -129,6 +129,7 @@ def test_steps_finer_than_bfloat16_reach_the_logits_under_autocast(make_model):
         ("resnet-18", 11.69),
         ("resnet-50", 25.56),
         ("wrn-50-4", 223.4),
+        ("convnext-tiny", 28.59),
         ("convnext-small", 50.22),
         ("convnext-base", 88.59),
         ("convnext-large", 197.77),
@@ -154,7 +155,8 @@ def test_large_image_networks_classify_and_give_features(arch, channels):
 
 
 @pytest.mark.parametrize(
-    ("size", "layers"), [("small", [48, 96]), ("base", [64, 96, 128]), ("large", [96, 144, 192])]
+    ("size", "layers"),
+    [("tiny", [48, 96]), ("small", [48, 96]), ("base", [64, 96, 128]), ("large", [96, 144, 192])],
 )
 def test_convolutional_stem_is_the_published_one(size, layers):
     with torch.device("meta"):
