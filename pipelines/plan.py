@@ -159,7 +159,8 @@ def _decide(
         if isinstance(identity.get("sources"), str):
             return "run", identity["sources"]
         absent = ", ".join(identity.get("absent", []))
-        return "run", f"{absent} does not exist yet" if absent else "its inputs are not known yet"
+        told = any("absent" in steps[name].identity for name in node.needs.values())
+        return "run", f"{absent} does not exist yet" if absent and not told else "its inputs are not known yet"
     if store.manifest(node.stage, fingerprint) is not None:
         return "cached", "nothing it depends on has changed"
     checkpoints = checkpoint_steps(store.checkpoints(node.stage, fingerprint))

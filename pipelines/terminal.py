@@ -68,10 +68,10 @@ class Terminal:
     def plan(self, plan: Plan) -> None:
         """Per stage: what will happen, why, and its fingerprint."""
         rows = [
-            (name, step.action, step.reason, step.fingerprint or "unknown")
+            (name, step.action, step.fingerprint or "unknown", step.reason)
             for name, step in plan.steps.items()
         ]
-        self.rows(("stage", "will", "why", "fingerprint"), rows)
+        self.rows(("stage", "will", "fingerprint", "why"), rows)
 
     def stages(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Per stage: how it ended."""
