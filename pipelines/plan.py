@@ -160,7 +160,8 @@ def _decide(
             return "run", identity["sources"]
         absent = ", ".join(identity.get("absent", []))
         told = any("absent" in steps[name].identity for name in node.needs.values())
-        return "run", f"{absent} does not exist yet" if absent and not told else "its inputs are not known yet"
+        reason = f"{absent} does not exist yet" if absent and not told else "its inputs are not known yet"
+        return "run", reason
     if store.manifest(node.stage, fingerprint) is not None:
         return "cached", "nothing it depends on has changed"
     checkpoints = checkpoint_steps(store.checkpoints(node.stage, fingerprint))
