@@ -83,13 +83,16 @@ def _present(path: str | None) -> str | None:
 
 
 def _stage(stage: Stage, batch_size: int) -> dict[str, Any]:
-    """A stage of no steps keeps none: it publishes imported weights as they are."""
+    """A stage of no steps keeps none: it publishes imported weights as they are.
+
+    Gradients are clipped, since stage 2 cannot rely on the trained weights that it is made for.
+    """
     return {
         "steps": min(stage.steps, _STEPS),
         "batch_size": batch_size,
         "accumulate": 1,
         "checkpoint_every": _STEPS,
-        "optimizer": {"warmup_steps": min(stage.optimizer.warmup_steps, 1)},
+        "optimizer": {"warmup_steps": min(stage.optimizer.warmup_steps, 1), "clip_norm": 1.0},
         "classifier_attack": {"steps": min(stage.classifier_attack.steps, _ATTACK_STEPS)},
     }
 
