@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -38,8 +39,10 @@ def open_source(name_or_path: str, root: str) -> Source:
         return NAMED[name_or_path].open(base)
     folder = base / Path(name_or_path).expanduser()
     if not folder.exists() and os.sep not in name_or_path:
+        near = get_close_matches(name_or_path, NAMED, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join(sorted(NAMED))
-        raise SourceError(f"{name_or_path!r} is neither a folder in {base.resolve()} nor one of {known}")
+        raise SourceError(f"is neither a folder in {base.resolve()} nor one of {known}{hint}")
     return folder_source(folder)
 
 

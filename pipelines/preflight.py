@@ -172,7 +172,8 @@ def _check_checkpoint(settings: Settings) -> Iterator[Problem]:
     if path is None:
         return
     if reason := unusable_start(Path(path)):
-        yield Problem("model.checkpoint", path, f"{reason}; get it from {url}" if url else reason)
+        wanted = "give a model folder (model.json, model.safetensors) or a published .pt, .pth or .ckpt file"
+        yield Problem("model.checkpoint", path, f"{reason}; {f'get it from {url}' if url else wanted}")
     elif Path(path).is_dir():
         yield from _check_model_folder(path, settings)
     else:

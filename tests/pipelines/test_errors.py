@@ -45,7 +45,7 @@ def silent_server() -> Iterator[str]:
         ("stage1.batch_size=100000", "stage1.batch_size", "training images"),
         ("data=5", "data", "dictionary"),
         ("data.in=/no/such/folder", "data.in", "does not exist"),
-        ("data.in=digit", "data.in", "neither a folder nor one of digits"),
+        ("data.in=digit", "data.in", "did you mean 'digits'?"),
         ("data.ood=/no/such/folder", "data.ood", "does not exist"),
         ("model.checkpoint=/no/such/model", "model.checkpoint", "model.safetensors"),
         ("evaluate.inception_weights=/no/file", "evaluate.inception_weights", "no such file"),
@@ -117,7 +117,7 @@ def test_damaged_checkpoint_is_refused(pipeline, tmp_path):
     [
         (["--pipeline", "digit"], "did you mean 'digits'?"),
         (["--pipeline", "no/such.yaml"], "no such file"),
-        (["--pipeline", "../pipelines/digits"], "use one of digits"),
+        (["--pipeline", "../pipelines/digits"], "use one of cifar10"),
         ([], "Missing option '--pipeline'"),
         (["--pipeline", "digits", "--bogus"], "No such option: --bogus"),
         (["--pipeline", "digits", "--from", "sampel"], "use one of preprocess"),

@@ -13,7 +13,15 @@ from running import ROOT, command, reduced_arguments
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-STEPS = {"stage2__steps": 400, "stage2__checkpoint_every": 20, "evaluate__stage1": "false"}
+# The best model so far is part of what a checkpoint holds.
+STEPS = {
+    "stage2__steps": 400,
+    "stage2__checkpoint_every": 20,
+    "stage2__select": "best_frechet",
+    "stage2__select_every": 50,
+    "stage2__select_samples": 20,
+    "evaluate__stage1": "false",
+}
 
 
 def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
