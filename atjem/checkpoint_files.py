@@ -23,4 +23,4 @@ def unusable_start(path: Path) -> str:
     except OSError as error:
         return str(error.strerror)
     published = path.is_file() and path.suffix in PUBLISHED_SUFFIXES
-    return "" if published else "give a model folder or a .pt, .pth or .ckpt file"
+    return "" if published else "is neither a model folder nor a published file"

@@ -172,7 +172,7 @@ def unusable_paths(folder):
     return {
         "nowhere.pt": "no such file or folder",
         "half": "has no model.json",
-        "weights.safetensors": "give a model folder or a .pt, .pth or .ckpt file",
+        "weights.safetensors": "is neither a model folder nor a published file",
         "x" * 300: "File name too long",
     }
 

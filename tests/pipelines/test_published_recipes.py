@@ -1,4 +1,4 @@
-"""The recipes of the paper: their settings as published, their plan without data, what they say is missing."""
+"""The paper's recipes: their settings as published, their plan without data, what they say is missing."""
 
 import json
 import subprocess

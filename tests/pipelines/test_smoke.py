@@ -1,0 +1,145 @@
+"""`--smoke`: the whole graph on a handful of images, and nothing of it that could pass for a result."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+from running import reduced_arguments
+
+from pipelines.graph import STAGES
+from pipelines.recipe import load_recipe
+from pipelines.smoke import smoke_settings
+
+CPUS = {"CPU": 2, "GPU": 0}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def smoke(pipeline, workdir):
+    """Of the CIFAR-10 recipe, on photographs, at its own size and architecture."""
+    result = pipeline("--pipeline", "cifar10", "--smoke", "--workdir", str(workdir), "--json")
+    assert result.code == 0, result.err
+    return result
+
+
+@pytest.fixture(scope="module")
+def client(workdir, smoke) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{workdir / 'mlflow.db'}")
+
+
+def _manifest(smoke, stage: str) -> dict:
+    (artifact,) = [row["artifact"] for row in smoke.json["stages"] if row["name"] == stage]
+    return json.loads(Path(artifact, "manifest.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_every_stage_of_the_recipe_ran(smoke):
+    assert [row["name"] for row in smoke.json["stages"]] == list(STAGES)
+    assert {row["status"] for row in smoke.json["stages"]} == {"ran"}
+    assert smoke.json["pipeline"] == "cifar10"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_metrics_cannot_be_taken_for_results(smoke, client):
+    metrics = smoke.json["metrics"]
+    assert {"smoke_clean_accuracy", "smoke_robust_accuracy", "smoke_stage1_frechet_distance"} <= set(metrics)
+    assert all(name.startswith("smoke_") for name in metrics)
+    assert [e.name for e in client.search_experiments() if e.name != "Default"] == ["cifar10-smoke"]
+    runs = client.search_runs([client.get_experiment_by_name("cifar10-smoke").experiment_id])
+    assert len(runs) == 1 + len(STAGES)
+    for run in runs:
+        assert run.data.tags["atjem.smoke"] == "true"
+        assert all(name.startswith("smoke_") for name in run.data.metrics)
+    assert "none of these figures is a result" in smoke.err
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_model_and_image_size_are_the_recipes_own(smoke):
+    (artifact,) = [row["artifact"] for row in smoke.json["stages"] if row["name"] == "train_stage2"]
+    spec = json.loads(Path(artifact, "model.json").read_text())
+    assert (spec["arch"], spec["image_size"], spec["num_classes"]) == ("wrn-34-10", 32, 10)
+    assert _manifest(smoke, "train_stage2")["metrics"]["steps"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_report_says_that_it_is_no_result(smoke):
+    (artifact,) = [row["artifact"] for row in smoke.json["stages"] if row["name"] == "report"]
+    assert "none of these figures or pictures is a result" in Path(artifact, "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_second_call_reuses_everything_but_a_real_run_nothing(smoke, pipeline, workdir):
+    again = pipeline("--pipeline", "cifar10", "--smoke", "--workdir", str(workdir), "--plan", "--json")
+    assert {row["status"] for row in again.json["stages"]} == {"cached"}
+    made = {row["fingerprint"] for row in smoke.json["stages"]}
+    assert {row["fingerprint"] for row in again.json["stages"]} == made
+    stand_ins = ("data.in=photographs-10", "data.ood=photographs-10", "data.max_images=12")
+    sets = [word for text in stand_ins for word in ("--set", text)]
+    real = pipeline("--pipeline", "cifar10", "--workdir", str(workdir), "--plan", "--json", *sets)
+    assert {row["status"] for row in real.json["stages"]} == {"run"}
+    assert not made & {row["fingerprint"] for row in real.json["stages"]}
+
+
+def test_same_settings_have_other_fingerprints_under_smoke(tmp_path):
+    from pipelines.plan import make_plan
+    from pipelines.store import Store
+
+    recipe, _ = load_recipe("digits")
+    settings = smoke_settings(recipe.settings, CPUS)
+    smoke, real = (make_plan(settings, Store(tmp_path), smoke=flag) for flag in (True, False))
+    assert list(smoke.steps) == list(real.steps)
+    assert not {s.fingerprint for s in smoke.steps.values()} & {s.fingerprint for s in real.steps.values()}
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes"), [("cifar100", 100), ("imagenet256", 1000), ("imagenet256-convnext-large", 1000)]
+)
+def test_photographs_stand_in_for_missing_data_with_the_same_classes(name, num_classes, tmp_path):
+    recipe, _ = load_recipe(name, [f"data.root={tmp_path}"])
+    settings = smoke_settings(recipe.settings, CPUS)
+    assert settings.data.in_ == f"photographs-{num_classes}"
+    assert settings.data.ood == "photographs-10"
+    assert settings.model.checkpoint is None
+    assert settings.evaluate.feature_extractor == "random"
+    same = ("arch", "normalization", "channels")
+    assert all(getattr(settings.model, field) == getattr(recipe.settings.model, field) for field in same)
+    assert settings.data.image_size == recipe.settings.data.image_size
+
+
+def test_configured_images_are_used_when_present(tmp_path):
+    for folder in ("own/a", "own/b", "seeds"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / folder / "0.png")
+    recipe, _ = load_recipe("cifar10", [f"data.in={tmp_path / 'own'}", f"data.ood={tmp_path / 'seeds'}"])
+    settings = smoke_settings(recipe.settings, CPUS)
+    assert (settings.data.in_, settings.data.ood) == (str(tmp_path / "own"), str(tmp_path / "seeds"))
+
+
+@pytest.mark.parametrize(
+    ("available", "workers", "gpus"),
+    [({"CPU": 2, "GPU": 0}, 1, 0), ({"CPU": 64, "GPU": 8}, 8, 1), ({"CPU": 64, "GPU": 1}, 1, 0)],
+    ids=["laptop", "node", "too-few"],
+)
+def test_workers_are_the_recipes_where_they_fit(available, workers, gpus):
+    settings = smoke_settings(load_recipe("imagenet256")[0].settings, available)
+    assert (settings.compute.num_workers, settings.compute.gpus_per_worker) == (workers, gpus)
+    assert settings.stage2.batch_size % settings.compute.num_workers == 0
+
+
+@pytest.mark.parametrize("setting", ["evaluate.feature_extractor=random", "evaluate.robust.iterations=2"])
+def test_what_only_smoke_may_do_is_refused(setting, pipeline, tmp_path):
+    result = pipeline(*reduced_arguments(tmp_path), "--set", setting)
+    assert result.code == 2
+    assert "smoke" in result.errors[0]

@@ -1,0 +1,231 @@
+"""Every command and the Python of README.md, run as a reader would; runs of hours are made small."""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import REDUCED, ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+# Settings that a reader would not give: they make a run of minutes or hours one of seconds.
+SMALLER = REDUCED | {"stage2.objective": "dat"}
+OWN = {"model.arch": "wrn-10-1", "stage1.steps": 2, "stage2.steps": 2, "compute.gpus_per_worker": 0}
+CLUSTER = {"compute.num_workers": 1, "compute.gpus_per_worker": 0, "compute.cpus_per_worker": 1}
+
+
+def _commands() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [
+        re.sub(r"\s+#.*| {2,}", lambda m: "" if "#" in m[0] else " ", line).strip() for line in lines if line
+    ]
+
+
+COMMANDS = _commands()
+RUNS = [command for command in COMMANDS if "pipelines/run.py" in command]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Where a reader stands: the project's folder, with a `runs/` and images of their own."""
+    place = tmp_path_factory.mktemp("project")
+    for name in ("pipelines", "atjem", "data", "sweeps", "Makefile", "pyproject.toml", ".venv"):
+        if (ROOT / name).exists():
+            (place / name).symlink_to(ROOT / name)
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        folder = place / "IMAGES" / ("cat" if index % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return place
+
+
+def _run(command: str, place: Path, extra: dict[str, object] | None = None) -> subprocess.CompletedProcess:
+    words = shlex.split(command)
+    assert words[0] == "python"
+    words[0] = sys.executable
+    if "pipelines/run.py" in words:
+        for name, value in (extra or {}).items():
+            words += ["--set", f"{name}={value}"]
+    return subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture
+def ray_cluster() -> Iterator[str]:
+    """The address of a cluster that somebody else started."""
+    port = _free_port()
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
+    options = ["--num-cpus=2", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    head = subprocess.Popen([*command, *options], env=environment, start_new_session=True)
+    try:
+        assert _listens(port)
+        yield f"127.0.0.1:{port}"
+    finally:
+        _end(head)
+
+
+def test_cluster(ray_cluster, place, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    command = _find("--ray-address").replace("HOST:PORT", ray_cluster)
+    done = _run(f"{command} --smoke --until preprocess", place, CLUSTER)
+    assert done.returncode == 0, done.stderr
+    assert (place / "SHARED" / "runs" / "artifacts" / "preprocess").is_dir()
+
+
+def _find(part: str) -> str:
+    (command,) = [command for command in COMMANDS if part in command]
+    return command
+
+
+@pytest.fixture(scope="module")
+def demo(place) -> subprocess.CompletedProcess:
+    """What `make demo` runs, with fewer steps."""
+    assert "make demo" in COMMANDS
+    said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True).stdout
+    command = said.strip().splitlines()[-1].replace(".venv/bin/python", "python")
+    assert f"`{command}`" in README
+    return _run(command, place, SMALLER)
+
+
+def test_every_command_is_known():
+    """A command that is new in the README needs a test here."""
+    tested = [
+        "make demo",
+        "make test",
+        "contrastive.step_size=0.2 --plan",
+        "contrastive.step_size=0.2",
+        "make ui",
+        "imagenet256 --plan",
+        "imagenet256 --smoke",
+        "cifar10 --set data.root=DATASETS",
+        "digits --status",
+        "--ray-address",
+        "data.in=IMAGES",
+        "data.prepare",
+        "data.check",
+    ]
+    assert [part for part, command in zip(tested, COMMANDS, strict=True) if part not in command] == []
+
+
+def test_demo_ends_with_the_metrics_and_where_to_look(demo):
+    assert demo.returncode == 0, demo.stderr
+    names = re.search(r"^```\nmetric .*?\n```", README, flags=re.MULTILINE | re.DOTALL)[0].splitlines()[2:-1]
+    for name in (line.split("  ")[0] for line in names):
+        assert f"\n{name} " in demo.stdout
+    assert "report.html" in demo.stdout
+    assert "make ui" in demo.stdout
+
+
+def test_change_and_plan(demo, place):
+    for command in [command for command in RUNS if "contrastive.step_size" in command]:
+        done = _run(command, place, SMALLER)
+        assert done.returncode == 0, done.stderr
+        assert "train_stage1" in done.stdout
+        assert "changed setting: stage2.contrastive.step_size" in done.stdout
+
+
+def test_status(demo, place):
+    done = _run(_find("--status"), place, SMALLER)
+    assert done.returncode == 0
+    assert "finished" in done.stdout
+
+
+def test_ui_answers(demo, place):
+    """As `make ui` starts it, on a port of its own."""
+    if not (place / ".venv").exists():
+        pytest.skip("the project has no .venv: `make test` makes it")
+    port = _free_port()
+    ui = subprocess.Popen(
+        ["make", "-o", ".venv/.installed", "ui", f"PORT={port}"], cwd=place, start_new_session=True
+    )
+    try:
+        assert _listens(port)
+        with urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+            assert page.status == 200
+    finally:
+        _end(ui)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return True
+        except OSError:
+            time.sleep(0.5)
+    return False
+
+
+def _end(process: subprocess.Popen) -> None:
+    """With everything that it started."""
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=30)
+
+
+def test_recipe_without_data(place):
+    assert _run(_find("imagenet256 --plan"), place).returncode == 0
+    done = _run(_find("imagenet256 --smoke"), place)
+    assert done.returncode == 0, done.stderr
+    assert "none of these figures is a result" in done.stdout
+
+
+def test_recipe_with_data_names_what_is_missing(place):
+    done = _run(_find("cifar10 --set data.root=DATASETS"), place)
+    assert done.returncode == 2
+    assert "DATASETS/cifar-10-batches-py does not exist; download https://" in done.stderr
+    assert "evaluate.inception_weights: WEIGHTS; no such file" in done.stderr
+
+
+def test_own_images(place):
+    done = _run(
+        f"{_find('data.in=IMAGES')} --until train_stage2",
+        place,
+        SMALLER | OWN | {"stage1.batch_size": 8, "stage2.batch_size": 8},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_prepare_and_check(place):
+    assert _run(_find("data.prepare"), place).returncode == 0
+    done = _run(_find("data.check"), place)
+    assert (done.returncode, done.stdout.strip()) == (0, "SHARDS: sound")
+
+
+def test_python(demo, place):
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    (line,) = [line for line in demo.stdout.splitlines() if line.startswith("model ")]
+    code = code.replace("runs/artifacts/train_stage2/FINGERPRINT", line.split()[-1])
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint(images.shape, energies.shape, other.shape)"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[10, 1, 8, 8]") == 2
+
+
+def test_files_that_it_points_to_exist():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()] == []
