@@ -7,7 +7,7 @@ import typer
 from pipelines.cli import run
 from pipelines.usage import run_app
 
-app = typer.Typer(add_completion=False, help="Pipelines of joint energy models.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Pipelines of joint energy models.")
 app.command("run")(run)
 
 

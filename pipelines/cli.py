@@ -105,10 +105,21 @@ def run(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="end stdout with one JSON object")] = False,
 ) -> int:
-    """Run a recipe: preprocess, train in two stages, sample, evaluate.
+    """Run a recipe: preprocess, train in two stages, sample, evaluate, report.
 
     The same command again reuses every finished stage and goes on with the others from their last
-    checkpoints. Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 interrupted.
+    checkpoints. Stages: preprocess, reference_stats, train_stage1, train_stage2, sample, evaluate_fidelity,
+    evaluate_classifier, report.
+
+    \b
+    Examples:
+      --pipeline digits                          real data, two CPU cores, four minutes
+      --pipeline digits --set seed=1 --plan      what would run, and why
+      --pipeline imagenet256 --smoke             any recipe without its data
+      --pipeline digits --force sample           one stage anew
+      --pipeline digits --status                 what is finished, and how to go on
+
+    Exit codes: 0 done, 1 a stage failed, 2 bad input (nothing was begun), 130 interrupted.
     """
     options = Options(
         pipeline,
@@ -186,6 +197,9 @@ def _plan(recipe: Recipe, store: Store, options: Options) -> Plan:
 
 def _show_plan(recipe: Recipe, plan: Plan, terminal: Terminal, as_json: bool) -> int:
     terminal.plan(plan)
+    working = sum(step.will_run for step in plan.steps.values())
+    reused = sum(step.action == "cached" for step in plan.steps.values())
+    terminal.say(f"{working} would run, {reused} would be reused; --plan has started nothing")
     if as_json:
         stages = [
             stage_row(step, step.action, step.reason) for step in plan.steps.values() if not step.node.part

@@ -13,6 +13,6 @@ if __name__ == "__main__":
     from pipelines.cli import run
     from pipelines.usage import run_app
 
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(run)
     run_app(app)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.number_text import shown
 from pipelines.plan import Plan
@@ -14,7 +15,11 @@ from pipelines.plan import Plan
 _NAMED = 5  # rejected images that are named on the screen
 _LINE_SECONDS = 10  # between plain progress lines of one stage
 _SHOWN = ("contrastive_steps", "loss", "auroc", "images_per_second")
-_COLOURS = {"run": "yellow", "resume": "yellow", "cached": "green", "ran": "green", "failed": "red"}
+_COLOURS = {
+    **dict.fromkeys(("run", "resume", "running", "unfinished"), "yellow"),
+    **dict.fromkeys(("cached", "ran", "resumed", "finished"), "green"),
+    "failed": "red",
+}
 _MAIN_METRICS = (
     "clean_accuracy",
     "robust_accuracy",
@@ -162,8 +167,8 @@ class Terminal:
                 )
             return
         table = Table(*header, box=None, header_style="bold", pad_edge=False)
-        for row in rows:
-            table.add_row(*row, style=None)
+        for first, state, *others in rows:
+            table.add_row(first, Text(state, _COLOURS.get(state, "")), *others)
         self.console.print(table, soft_wrap=False)
 
 
