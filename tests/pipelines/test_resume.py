@@ -1,15 +1,25 @@
 """Killed and started again: the same command goes on, loses nothing, and ends with the very same weights."""
 
+import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from PIL import Image
 from running import ROOT, command, reduced_arguments
+
+import atjem
+from pipelines.context import StageContext
+from pipelines.recipe import load_recipe
+from pipelines.stages.reference_stats import read_held_out
+from pipelines.stages.sampler import FrechetCurve, Sampler
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -97,7 +107,10 @@ def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_p
 
 
 def test_own_folders_and_two_workers(pipeline, tmp_path):
-    """Class folders for data, a flat folder for seeds, one damaged image; two Ray Train workers."""
+    """Class folders for data, a flat folder for seeds, one damaged image; two Ray Train workers.
+
+    Images are kept whole and cropped at random; the best of two models is kept.
+    """
     for label in ("cat o'nine", "chien é"):
         folder = tmp_path / "images" / label
         folder.mkdir(parents=True)
@@ -111,17 +124,56 @@ def test_own_folders_and_two_workers(pipeline, tmp_path):
     arguments = reduced_arguments(
         tmp_path / "runs", **sizes, data__in=tmp_path / "images", data__ood=tmp_path / "seeds"
     )
-    extra = [
-        "--set",
+    changes = (
         "compute.num_workers=2",
-        "--set",
+        "data.short_side=10",
+        "data.encoding=jpg",
+        "stage2.augment=rrc+flip",
+        "stage2.select=best_frechet",
+        "stage2.select_every=3",
+        "stage2.select_samples=20",
         "sample.num_samples=20",
-        "--set",
         "sample.num_selection=20",
-    ]
+        "sample.batch_size=8",
+    )
+    extra = [word for change in changes for word in ("--set", change)]
     result = pipeline(*arguments, *extra, "--json")
     assert result.code == 0, result.err
     metrics = result.json["metrics"]
     assert metrics["num_rejected_images"] == 1
     assert metrics["num_ood_test_images"] == 12
     assert 0 <= metrics["clean_accuracy"] <= 1
+    _check_choice(result.json, [*arguments, *extra])
+
+
+def _check_choice(result: dict[str, Any], arguments: list[str]) -> None:
+    """The model kept is the best one seen, and one process finds the distance that two workers found."""
+    folders = {row["name"]: Path(row["artifact"]) for row in result["stages"]}
+    curve = json.loads((folders["train_stage2"] / "curve.json").read_text())
+    looks = {p["step"]: p["selection_frechet_distance"] for p in curve if "selection_frechet_distance" in p}
+    manifest = json.loads((folders["train_stage2"] / "manifest.json").read_text())
+    selected = manifest["metrics"]["selected_step"]
+    assert set(looks) == {3, 6}
+    assert looks[selected] == min(looks.values())
+    recipe, _ = load_recipe("digits", arguments[arguments.index("--set") + 1 :: 2])
+    context = StageContext(
+        recipe.settings,
+        {"data": folders["preprocess"]},
+        Path(),
+        Path(),
+        SilentReporter(),
+        {},
+    )
+    reference = folders["reference_stats"]
+    sampler = Sampler(context, atjem.load(folders["train_stage2"]), torch.device("cpu"))
+    alone = FrechetCurve(reference, None, read_held_out(reference)).measure(sampler, 20)
+    assert min(alone.values()) == pytest.approx(looks[selected], rel=1e-3)
+
+
+class SilentReporter:
+    def progress(self, done: int, total: int, unit: str, **watched: float) -> None: ...
+
+    def points(self, points: Iterable[Mapping[str, float]]) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
