@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 5000
+RUNS ?= runs
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt
 
 .PHONY: help demo test test-all lint bench ui clean
@@ -40,10 +41,10 @@ lint: .venv/.installed-test  ## ruff, mypy --strict, import-linter
 bench: .venv/.installed  ## Run the benchmarks
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-ui: .venv/.installed  ## MLflow UI of runs/ on 127.0.0.1:5000 (another port: make ui PORT=5001)
+ui: .venv/.installed  ## MLflow UI of runs/ on 127.0.0.1:5000 (others: make ui PORT=5001 RUNS=DIR)
 	PYTHONWARNINGS=ignore MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	  $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
-	  --backend-store-uri sqlite:///$(abspath runs/mlflow.db)
+	  --backend-store-uri sqlite:///$(abspath $(RUNS)/mlflow.db)
 
 clean:  ## Remove the virtual environment (runs/ stays)
 	rm -rf .venv build *.egg-info
