@@ -15,7 +15,7 @@ _NAMED = 5  # rejected images that are named on the screen
 _LINE_SECONDS = 10  # between plain progress lines of one stage
 _SHOWN = ("contrastive_steps", "loss", "auroc", "images_per_second")
 _COLOURS = {"run": "yellow", "resume": "yellow", "cached": "green", "ran": "green", "failed": "red"}
-_MAIN_METRICS = (
+MAIN_METRICS = (
     "clean_accuracy",
     "robust_accuracy",
     "pgd_accuracy",
@@ -91,7 +91,7 @@ class Terminal:
         ]
         rows = [
             (name, *(shown(metrics.get(prefix + name)) for _, prefix in columns))
-            for name in _MAIN_METRICS
+            for name in MAIN_METRICS
             if any(prefix + name in metrics for _, prefix in columns)
         ]
         if "train_test_frechet_distance" in metrics:
