@@ -46,8 +46,8 @@ def reliability(bins: Mapping[str, Sequence[Point]]) -> Draw:
         for model, own in bins.items():
             confidences, accuracies = [b["confidence"] for b in own], [b["accuracy"] for b in own]
             sizes = [12 + 90 * b["count"] / max(1, sum(x["count"] for x in own)) for b in own]
-            axes.plot(confidences, accuracies, linewidth=1.2, label=model)
-            axes.scatter(confidences, accuracies, s=sizes)
+            axes.plot(confidences, accuracies, linewidth=0.8, alpha=0.35)
+            axes.scatter(confidences, accuracies, s=sizes, label=model)
         axes.set_title("Reliability: accuracy at each confidence")
         axes.set_xlabel("confidence (dot size: share of images)")
         axes.set_xlim(0, 1.02)

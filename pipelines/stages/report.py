@@ -127,8 +127,8 @@ def _pictures(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, A
             "sample_grid.png",
             f"Stage 2 after {steps['']} steps: each seed above its sample, a column a class",
         ),
-        ("sample", "trajectory.png", f"From seed to sample in {steps['']} steps, one row an image"),
         ("sample.stage1", "sample_grid.png", f"Stage 1 after {steps['stage1']} steps, from the same seeds"),
+        ("sample", "trajectory.png", f"From seed to sample in {steps['']} steps, one row an image"),
     )
     pictures = []
     for node, file, caption in wanted:
