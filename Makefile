@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 5000
+RUNS ?= runs
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt
 
-.PHONY: help demo test test-all lint bench ui clean
+.PHONY: help demo test test-all lint bench ui pictures clean
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
@@ -40,10 +41,15 @@ lint: .venv/.installed-test  ## ruff, mypy --strict, import-linter
 bench: .venv/.installed  ## Run the benchmarks
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-ui: .venv/.installed  ## MLflow UI of runs/ on 127.0.0.1:5000 (another port: make ui PORT=5001)
-	PYTHONWARNINGS=ignore MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+ui: .venv/.installed  ## MLflow UI of runs/ on 127.0.0.1:5000 (others: make ui PORT=5001 RUNS=DIR)
+	PYTHONWARNINGS=ignore MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
 	  $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
-	  --backend-store-uri sqlite:///$(abspath runs/mlflow.db)
+	  --backend-store-uri sqlite:///$(abspath $(RUNS)/mlflow.db)
+
+pictures: .venv/.installed-test  ## Take docs/*.png of the full digits run and a changed one (5 minutes each, once)
+	$(BIN)/python pipelines/run.py --pipeline digits
+	$(BIN)/python pipelines/run.py --pipeline digits --set stage2.contrastive.step_size=0.2
+	ATJEM_PICTURES=1 $(BIN)/python -m pytest tests/pipelines/test_browser.py
 
 clean:  ## Remove the virtual environment (runs/ stays)
 	rm -rf .venv build *.egg-info

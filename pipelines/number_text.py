@@ -1,5 +1,23 @@
 """Figures as people read them, on the screen and in the report."""
 
+# In this order, before any other.
+MAIN_METRICS = (
+    "clean_accuracy",
+    "robust_accuracy",
+    "pgd_accuracy",
+    "ece",
+    "ood_auroc",
+    "frechet_distance",
+    "kernel_distance",
+    "feature_precision",
+    "feature_recall",
+    "class_score",
+    "fid",
+    "is_mean",
+    "sample_steps",
+    "samples_per_second",
+)
+
 
 def shown(value: float | None) -> str:
     """Four significant digits, counts in full with thousands apart, nothing for what is absent."""

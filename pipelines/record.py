@@ -8,6 +8,7 @@ from typing import Any
 from pipelines.figures import draw_curves
 from pipelines.files import read_json_list
 from pipelines.graph import Node
+from pipelines.number_text import MAIN_METRICS
 from pipelines.plan import Plan
 from pipelines.provenance import provenance
 from pipelines.recipe import Recipe
@@ -16,6 +17,11 @@ from pipelines.smoke import PREFIX
 from pipelines.tracking import Tracker
 
 _TRAINING = ("train_stage1", "train_stage2")
+_SAMPLES = "figures/sample_grid.png"
+_ABOUT = (
+    "Each seed above the sample that grew from it, a column a class. Among the artifacts: `report.html`, "
+    "one page with everything, and the curves; the child runs are the stages that this run computed."
+)
 
 
 class Recorder:
@@ -98,8 +104,12 @@ class Recorder:
             if node.stage not in _TRAINING:
                 prefix = self.prefix + node.prefix
                 figures |= {prefix + key: value for key, value in manifest.get("metrics", {}).items()}
-        self.tracker.metrics(self.run_id, figures)
+        main = (self.prefix + name for name in MAIN_METRICS)
+        main_first = dict.fromkeys((*(name for name in main if name in figures), *figures))
+        self.tracker.metrics(self.run_id, {name: figures[name] for name in main_first})
         self.tracker.tag(self.run_id, links)
+        if "sample" in manifests:
+            self.tracker.describe(self.run_id, _ABOUT, manifests["sample"]["run_id"], _SAMPLES)
         if "preprocess" in manifests:
             self.tracker.datasets(self.run_id, manifests["preprocess"]["datasets"])
         if "train_stage2" in self.stage_runs and "train_stage2" in manifests:
@@ -126,6 +136,8 @@ class Recorder:
         runs = (self.stage_runs[node.stage], self.run_id)
         for picture in sorted(folder.glob("figures/*.png")):
             self.tracker.image(runs, picture, f"{label}{picture.stem}")
+        if not node.part and (samples := folder / _SAMPLES).is_file():
+            self.tracker.file([self.run_id], samples)  # the page that compares runs shows no folders
         for page in folder.glob("*.html"):
             self.tracker.file(runs, page)
         if len(points) > 1:

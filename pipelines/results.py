@@ -75,7 +75,8 @@ def say_where(
             terminal.say(f"{label:<11}{Path(artifact, file)}")
     terminal.say(redact(f"tracking   {uri}, run {recorder.run_id}"))
     if uri == f"sqlite:///{Path('runs').resolve() / 'mlflow.db'}":
-        terminal.say("compare    make ui, then http://127.0.0.1:5000")
+        page = f"#/experiments/{recorder.tracker.experiment_id}/runs?workflowType=machine_learning"
+        terminal.say(f"compare    make ui, then http://127.0.0.1:5000/{page}")
 
 
 def print_json(

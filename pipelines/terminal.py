@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.number_text import shown
+from pipelines.number_text import MAIN_METRICS, shown
 from pipelines.plan import Plan
 
 _NAMED = 5  # rejected images that are named on the screen
@@ -20,22 +20,6 @@ _COLOURS = {
     **dict.fromkeys(("cached", "ran", "resumed", "finished"), "green"),
     "failed": "red",
 }
-_MAIN_METRICS = (
-    "clean_accuracy",
-    "robust_accuracy",
-    "pgd_accuracy",
-    "ece",
-    "ood_auroc",
-    "frechet_distance",
-    "kernel_distance",
-    "feature_precision",
-    "feature_recall",
-    "class_score",
-    "fid",
-    "is_mean",
-    "sample_steps",
-    "samples_per_second",
-)
 
 
 class Terminal:
@@ -98,7 +82,7 @@ class Terminal:
         columns += [("paper", dict(published))] if published else []
         rows = [
             (name, *(shown(figures.get(name)) for _, figures in columns))
-            for name in _MAIN_METRICS
+            for name in MAIN_METRICS
             if any(name in figures for _, figures in columns)
         ]
         if "train_test_frechet_distance" in own:

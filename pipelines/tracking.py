@@ -105,8 +105,14 @@ class Tracker:
         entries = [RunTag(key, redact(str(value))[:5000]) for key, value in tags.items()]
         self.client.log_batch(run_id, tags=entries)
 
+    def describe(self, run_id: str, text: str, picture_run: str, picture: str) -> None:
+        """What the run's page begins with: a picture out of a run of this store, and words below it."""
+        if self.parent_of(picture_run) is not None:
+            text = f"![{picture}](get-artifact?path={picture}&run_uuid={picture_run})\n\n{text}"
+        self.tag(run_id, {"mlflow.note.content": text})
+
     def metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Final figures; one that is there with the same value is left alone."""
+        """Final figures, shown in this order; one that is there with the same value is left alone."""
         there = self.client.get_run(run_id).data.metrics
         now = int(time.time() * 1000)
         new = [Metric(key, value, now, 0) for key, value in metrics.items() if there.get(key) != value]
@@ -145,7 +151,7 @@ class Tracker:
         self.client.log_inputs(run_id, inputs)
 
     def image(self, run_ids: Iterable[str], path: Path, name: str) -> None:
-        """A picture, seen in each run's page and beside other runs' when they are compared."""
+        """A picture, seen in each run's page."""
         with Image.open(path) as picture:
             for run_id in run_ids:
                 self.client.log_image(run_id, picture.convert("RGB"), artifact_file=f"figures/{name}.png")
@@ -171,7 +177,7 @@ class Tracker:
     def close(self, run_id: str, status: str, reason: str = "") -> None:
         """status: done, failed or interrupted."""
         ended = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[status]
-        self.tag(run_id, {"atjem.status": status, "atjem.reason": reason})
+        self.tag(run_id, {"atjem.status": status, **({"atjem.reason": reason} if reason else {})})
         self.client.set_terminated(run_id, ended)
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """Command lines end in exit codes and one-line errors, never in tracebacks or boxes."""
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -16,6 +17,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 def run_app(app: typer.Typer) -> NoReturn:
     """Runs a command line and ends the process: 2 for bad input, 130 for Ctrl-C, else what it returns."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow asks when it is imported
     try:
         code = app(standalone_mode=False)
     except BadInput as bad:

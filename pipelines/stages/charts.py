@@ -12,6 +12,7 @@ from matplotlib.rcsetup import cycler
 from pipelines.curves import Line, Point
 
 Draw = Callable[[Axes], None]
+_FEWEST = 5  # images in a bin of the reliability diagram
 _INK = {"light": "#3b4252", "dark": "#cfd6e4"}
 _COLOURS = {
     "light": ["#2f6fb2", "#d1602b", "#3a8f5c", "#8a5fb0"],
@@ -39,15 +40,20 @@ def curves(lines: Sequence[Line], title: str, xlabel: str) -> Draw:
 
 
 def reliability(bins: Mapping[str, Sequence[Point]]) -> Draw:
-    """Accuracy against confidence for each model; the diagonal is perfect calibration."""
+    """Accuracy against confidence for each model; the diagonal is perfect calibration.
+
+    Bins of fewer than five images, whose accuracy is chance, are left out.
+    """
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], linestyle=":", linewidth=1.2, color="grey")
         for model, own in bins.items():
-            confidences, accuracies = [b["confidence"] for b in own], [b["accuracy"] for b in own]
-            sizes = [12 + 90 * b["count"] / max(1, sum(x["count"] for x in own)) for b in own]
-            axes.plot(confidences, accuracies, linewidth=1.2, label=model)
-            axes.scatter(confidences, accuracies, s=sizes)
+            total = max(1, sum(b["count"] for b in own))
+            drawn = [b for b in own if b["count"] >= _FEWEST]
+            confidences, accuracies = [b["confidence"] for b in drawn], [b["accuracy"] for b in drawn]
+            sizes = [12 + 90 * b["count"] / total for b in drawn]
+            axes.plot(confidences, accuracies, linewidth=1.2, alpha=0.6)
+            axes.scatter(confidences, accuracies, s=sizes, label=model)
         axes.set_title("Reliability: accuracy at each confidence")
         axes.set_xlabel("confidence (dot size: share of images)")
         axes.set_xlim(0, 1.02)

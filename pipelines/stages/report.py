@@ -1,7 +1,7 @@
 """One page that shows a whole run: figures, samples, curves, calibration, stages and lineage."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from pipelines.context import StageContext, View
 from pipelines.curves import panels
 from pipelines.files import read_json, read_json_list
 from pipelines.fingerprint import digest
-from pipelines.number_text import shown
+from pipelines.number_text import MAIN_METRICS, shown
 from pipelines.stages.charts import Draw, curves, draw_chart, reliability
 from pipelines.stages.report_page import PAGE
 
@@ -118,7 +118,9 @@ def _metrics(
     """One column a model, and the paper's figures last."""
     by_part = [_merged(manifests, "metrics", part) for part in _parts(manifests)]
     by_part += [published.metrics] if published else []
-    names = sorted({name for metrics in by_part for name in metrics})
+    present = {name for metrics in by_part for name in metrics}
+    names = [name for name in MAIN_METRICS if name in present]
+    names += sorted(present - set(names))
     return [{"name": name, "values": [shown(metrics.get(name)) for metrics in by_part]} for name in names]
 
 
@@ -130,8 +132,8 @@ def _pictures(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, A
             "sample_grid.png",
             f"Stage 2 after {steps['']} steps: each seed above its sample, a column a class",
         ),
-        ("sample", "trajectory.png", f"From seed to sample in {steps['']} steps, one row an image"),
         ("sample.stage1", "sample_grid.png", f"Stage 1 after {steps['stage1']} steps, from the same seeds"),
+        ("sample", "trajectory.png", f"From seed to sample in {steps['']} steps, one row an image"),
     )
     pictures = []
     for node, file, caption in wanted:
@@ -202,9 +204,7 @@ def _graph(manifests: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Path
         )
         for name, manifest in manifests.items()
     }
-    level: dict[str, int] = {}
-    for name in manifests:  # inputs come in the graph's order, or nearly
-        level[name] = 0
+    level = dict.fromkeys(manifests, 0)
     for _ in manifests:
         for name, before in needs.items():
             level[name] = max((level[need] + 1 for need in before), default=0)
@@ -216,12 +216,24 @@ def _graph(manifests: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Path
         place[name] = (level[name] * (_BOX[0] + _GAP_X), row * (_BOX[1] + _GAP_Y))
     width = max(x for x, _ in place.values()) + _BOX[0] + 2
     height = max(y for _, y in place.values()) + _BOX[1] + 2
-    parts = [_edge(place[need], place[name]) for name, before in needs.items() for need in before]
+    parts = [_edge(place[need], place[name]) for need, name in _edges(needs)]
     parts += [_box(name, manifests[name]["seconds"], place[name]) for name in manifests]
     drawing = Markup("").join(parts)
     return Markup(
         '<svg class="graph" viewBox="-1 -1 {} {}" role="img" aria-label="stage graph">{}</svg>'
     ).format(width, height, drawing)
+
+
+def _edges(needs: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """(need, name) pairs, without those that follow from others: the longer way is shown anyway."""
+    for name, before in needs.items():
+        for need in before:
+            if not any(need in _before(other, needs) for other in before):
+                yield need, name
+
+
+def _before(name: str, needs: Mapping[str, Sequence[str]]) -> set[str]:
+    return {earlier for need in needs[name] for earlier in (need, *_before(need, needs))}
 
 
 def _edge(start: tuple[int, int], end: tuple[int, int]) -> Markup:

@@ -22,12 +22,16 @@ p, figcaption { color: var(--soft); margin: .3rem 0 .8rem; }
 figcaption, .small { font-size: .88rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1.2rem 0; }
 .card { background: var(--card); border-radius: .5rem; padding: .7rem .9rem; }
-.card b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.card b, .card span { display: block; }
+.card b { font-size: 1.5rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.card .small { line-height: 1.35; }
+.card .note { color: var(--soft); margin-top: .3rem; }
 .warning { border-left: .3rem solid #d1602b; background: var(--card); color: var(--ink); padding: .6rem .9rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
+.samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 1rem 1.5rem; }
 figure { margin: 0; }
 img { max-width: 100%; height: auto; display: block; }
-.pixels { image-rendering: pixelated; background: #fff; border-radius: .3rem; }
+.pixels { background: #fff; border-radius: .3rem; margin-bottom: .4rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -39,6 +43,11 @@ svg.graph rect { fill: var(--card); stroke: var(--line); }
 svg.graph path { fill: none; stroke: var(--soft); opacity: .55; }
 svg.graph text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg.graph text.soft { fill: var(--soft); font-size: 11px; }
+details { margin-top: .8rem; }
+@media (max-width: 30rem) {
+  table { font-size: .78rem; }
+  th, td { padding-right: .35rem; overflow-wrap: anywhere; }
+}
 </style>
 </head>
 <body>
@@ -48,12 +57,12 @@ svg.graph text.soft { fill: var(--soft); font-size: 11px; }
 runs; none of these figures or pictures is a result.</p>
 {% endif %}
 <div class="cards">
-{% for card in cards %}<div class="card"><span class="small">{{ card.label }}</span><b>{{ card.value }}</b>
-<span class="small">{{ card.note }}</span></div>
+{% for card in cards %}<div class="card"><b>{{ card.value }}</b><span class="small">{{ card.label }}</span>
+<span class="small note">{{ card.note }}</span></div>
 {% endfor %}</div>
 
 <h2>Samples</h2>
-<div class="charts">
+<div class="samples">
 {% for picture in pictures %}<figure><img class="pixels" src="{{ picture.uri }}" alt="{{ picture.caption }}">
 <figcaption>{{ picture.caption }}</figcaption></figure>
 {% endfor %}</div>

@@ -1,0 +1,224 @@
+"""The report and MLflow's pages of our runs, as a person sees them in a real headless browser.
+
+With ATJEM_PICTURES=1 (`make pictures`) they show the full runs in runs/, and the pictures go to docs/.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from browser import BROWSER, Browser, Page, browser
+from mlflow import MlflowClient
+from PIL import Image
+from running import ROOT, reduced_arguments
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on PATH to render the pages with"),
+]
+
+PICTURES = os.environ.get("ATJEM_PICTURES") == "1"
+CHANGED = "stage2.contrastive.step_size=0.2"
+_MAX_BYTES = 400_000
+_IS_GRID = "image => image.naturalWidth > 100 && image.getBoundingClientRect().width > 100"
+_LONG = 2000  # pixels of a picture's height
+# What a person sets once in MLflow's pages: the side for training, and no chat panel.
+_MLFLOW_CHOICES = {
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.panelOpen_v1": "false",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Two finished runs in one workdir; the second differs from the first by `CHANGED`.
+
+    `ids`: of the MLflow runs that made the samples, not of later ones that reused them.
+    """
+
+    workdir: Path
+    client: MlflowClient
+    report: Path
+    samples: Path
+    ids: tuple[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        return [str(self.client.get_run(run_id).info.run_name) for run_id in self.ids]
+
+    @property
+    def experiment(self) -> str:
+        return str(self.client.get_run(self.ids[0]).info.experiment_id)
+
+
+@pytest.fixture(scope="module")
+def runs(pipeline, tmp_path_factory) -> Runs:
+    """Small ones, made here; for pictures the full ones, reused where they are finished."""
+    workdir = ROOT / "runs" if PICTURES else tmp_path_factory.mktemp("runs")
+    arguments = ["--pipeline", "digits"] if PICTURES else reduced_arguments(workdir)
+    results = [pipeline(*arguments, *more, "--json") for more in ([], ["--set", CHANGED])]
+    for result in results:
+        assert result.code == 0, result.err
+    stages = [{stage["name"]: stage for stage in result.json["stages"]} for result in results]
+    client = MlflowClient(f"sqlite:///{workdir / 'mlflow.db'}")
+    samplers = [client.get_run(own["sample"]["run_id"]) for own in stages]
+    return Runs(
+        workdir=workdir,
+        client=client,
+        report=Path(stages[0]["report"]["artifact"]) / "report.html",
+        samples=Path(stages[0]["sample"]["artifact"]) / "figures" / "sample_grid.png",
+        ids=(samplers[0].data.tags["mlflow.parentRunId"], samplers[1].data.tags["mlflow.parentRunId"]),
+    )
+
+
+@pytest.fixture
+def chromium(tmp_path) -> Iterator[Browser]:
+    with browser(tmp_path / "chromium") as running:
+        yield running
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    return ROOT / "docs" if PICTURES else tmp_path
+
+
+@pytest.fixture(scope="module")
+def mlflow_ui(runs) -> Iterator[str]:
+    """`make ui` on a free port; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = (f"BIN={Path(sys.executable).parent}", f"PORT={port}", f"RUNS={runs.workdir}")
+    command = ["make", "--old-file=.venv/.installed", "ui", *variables]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _wait_for_server(server, f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def _wait_for_server(server: subprocess.Popen[bytes], address: str) -> None:
+    for _ in range(120):
+        assert server.poll() is None, "make ui has ended"
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"{address} does not answer")
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "dark", "height"),
+    [
+        ("report", 1200, False, None),
+        ("report-dark", 1200, True, _LONG),
+        ("report-phone", 400, False, _LONG),
+        ("report-phone-dark", 400, True, None),
+    ],
+)
+def test_report_renders_everywhere(runs, chromium, pictures, tmp_path, name, width, dark, height):
+    page = chromium.open(runs.report.as_uri(), width=width, dark=dark)
+    page.wait_until_loaded()
+    assert "Samples" in page.text
+    assert page.console_errors() == []
+    assert page.requests() == [runs.report.as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    red, green, blue = _corner(page, tmp_path / "corner.png")
+    assert (red + green + blue < 200) == dark
+    _take(page, (tmp_path if name.endswith("phone-dark") else pictures) / f"{name}.png", height)
+
+
+def test_mlflow_compares_two_runs(runs, mlflow_ui, chromium, pictures):
+    _choose(chromium, mlflow_ui)
+    query = f"runs={json.dumps(runs.ids, separators=(',', ':'))}&experiments=[%22{runs.experiment}%22]"
+    page = chromium.open(f"{mlflow_ui}/#/compare-runs?{query}", width=1300, height=1720)
+    page.wait_for_text(*runs.names, "clean_accuracy", "stage2.contrastive.step_size")
+    page.wait_for("document.querySelectorAll('[role=switch]').length > 1")
+    page.evaluate("document.querySelectorAll('[role=switch]')[0].click()")  # parameters: show diff only
+    page.wait_for("!document.body.innerText.includes('data.image_size')")
+    assert CHANGED.partition("=")[0] in page.text
+    page.click("Visualizations")  # fold the plot away
+    page.click("sample_grid.png")
+    page.wait_for(f"new Set([...document.images].filter({_IS_GRID}).map(image => image.src)).size === 2")
+    _only_this_machine(page, mlflow_ui)
+    _take(page, pictures / "mlflow-compare.png")
+
+
+def test_mlflow_shows_a_run_with_its_samples(runs, mlflow_ui, chromium, pictures):
+    _choose(chromium, mlflow_ui)
+    address = f"{mlflow_ui}/#/experiments/{runs.experiment}/runs/{runs.ids[0]}"
+    page = chromium.open(address, width=1300, height=1300)
+    page.wait_for_text("clean_accuracy", "Each seed above the sample")
+    page.wait_for(
+        "[...document.images].some(image => image.src.includes('sample_grid') && image.naturalWidth)"
+    )
+    page.click("Show more")
+    page.wait_for_text("Show less")
+    metrics = page.text.partition("Metrics (")[2]
+    assert (
+        metrics.index("clean_accuracy") < metrics.index("robust_accuracy") < metrics.index("num_train_images")
+    )
+    _only_this_machine(page, mlflow_ui)
+    _take(page, pictures / "mlflow-run.png")
+
+
+def test_address_that_a_run_prints_opens_its_table_of_runs(runs, mlflow_ui, chromium):
+    """Without it MLflow opens the experiment in its view of chats, which shows none of our runs."""
+    address = f"{mlflow_ui}/#/experiments/{runs.experiment}/runs?workflowType=machine_learning"
+    page = chromium.open(address, width=1600)
+    page.wait_for_text("Run Name", "Joint energy models trained by one recipe", "train (")
+
+
+def test_sample_grid_is_a_picture(runs, pictures):
+    with Image.open(runs.samples) as grid:
+        assert min(grid.size) > 100
+    shutil.copy(runs.samples, pictures / "samples.png")
+
+
+def _choose(chromium: Browser, address: str) -> None:
+    page = chromium.open(f"{address}/health", width=400)
+    page.wait_until_loaded()
+    page.evaluate(
+        f"Object.entries({json.dumps(_MLFLOW_CHOICES)}).forEach(pair => localStorage.setItem(...pair))"
+    )
+
+
+def _only_this_machine(page: Page, address: str) -> None:
+    assert [url for url in page.requests() if not url.removeprefix("blob:").startswith(address)] == []
+
+
+def _corner(page: Page, path: Path) -> tuple[int, int, int]:
+    page.screenshot(path, height=10)
+    with Image.open(path) as picture:
+        return picture.convert("RGB").getpixel((2, 2))
+
+
+def _take(page: Page, path: Path, height: int | None = None) -> None:
+    """A picture in 256 colours, small enough for a repository, that names no folder of this machine."""
+    page.evaluate(
+        "(words => { while (words.nextNode()) words.currentNode.data ="
+        f" words.currentNode.data.replaceAll({json.dumps(str(ROOT) + os.sep)}, '') }})"
+        "(document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT))"
+    )
+    page.screenshot(path, height)
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(
+            256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+        ).save(path, optimize=True)
+    assert path.stat().st_size < _MAX_BYTES
