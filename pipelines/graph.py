@@ -6,7 +6,7 @@ A node is a stage, or a part of one that measures another model under the same p
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 
 from pipelines.settings import Settings
@@ -34,6 +34,7 @@ class Node:
     libraries: tuple[str, ...]
     part: str = ""
     prefix: str = field(default="")  # of this node's metrics
+    also_runs: tuple[str, ...] = ()  # modules beside its own that these settings bring in
 
     @property
     def name(self) -> str:
@@ -116,6 +117,7 @@ def _stage2(settings: Settings) -> Node:
     if settings.stage2.select == "best_frechet":
         needs["reference"] = "reference_stats"
         reads += ("sample", *_FEATURES)
+        return replace(_train("train_stage2", needs, reads), also_runs=("pipelines.stages.selection",))
     return _train("train_stage2", needs, reads)
 
 

@@ -12,7 +12,7 @@ from data.named import open_source
 from data.noise_names import KINDS
 from data.sources import SourceError
 from pipelines.checkpoints import checkpoint_steps
-from pipelines.fingerprint import changes, code_digests, digest, library_versions
+from pipelines.fingerprint import ROOT, changes, code_digests, digest, library_versions
 from pipelines.graph import STAGES, Node, build_graph, stage_needs
 from pipelines.problems import BadInput, Problem
 from pipelines.settings import RUNTIME, Settings, flatten
@@ -98,6 +98,12 @@ def hashed_settings(node: Node, settings: Settings) -> dict[str, Any]:
     }
 
 
+def node_code(node: Node, root: Path = ROOT) -> dict[str, str]:
+    """Digest of each file that the node's stage, and what its settings bring in, is made of."""
+    modules = (node.module, *node.also_runs)
+    return {name: sha for module in modules for name, sha in code_digests(module, root).items()}
+
+
 def _files_read(node: Node, settings: Settings) -> list[str]:
     flat = flatten(settings)
     return [
@@ -136,7 +142,7 @@ def _identify(
         **({"smoke": True} if smoke else {}),
         "settings": hashed_settings(node, settings),
         "inputs": inputs,
-        "code": code_digests(node.module),
+        "code": node_code(node),
         "libraries": library_versions(node.libraries),
     }
     known = all(fingerprint is not None for fingerprint in inputs.values())

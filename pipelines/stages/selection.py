@@ -13,8 +13,7 @@ from pipelines.context import StageContext
 from pipelines.files import read_json, write_json
 from pipelines.stages.reference_stats import read_held_out
 from pipelines.stages.sampler import FrechetCurve, Sampler
-
-BEST_FILE, BEST_STATE_FILE = "best.safetensors", "best.json"
+from pipelines.stages.training import BEST_FILE, BEST_STATE_FILE
 
 
 class BestModel:

@@ -1,5 +1,6 @@
 """Stage 2: dual adversarial training with frozen normalisation, from stage 1's model."""
 
+from importlib import import_module
 from typing import Any
 
 import ray.train.torch
@@ -14,7 +15,6 @@ from data.rng import stream_seed
 from data.stream import Order
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, seed_images
-from pipelines.stages.selection import BestModel
 from pipelines.stages.training import Batches, fit, make_attack, share, train
 
 
@@ -34,7 +34,9 @@ def worker(config: dict[str, Any]) -> None:
         window_length(contrastive.auc_window_images, stage.batch_size),
     )
     model = load(context.inputs["start"])
-    chooser = BestModel(context) if stage.select == "best_frechet" else None
+    chooser = None
+    if stage.select == "best_frechet":  # not an import statement: only then is the sampler this stage's code
+        chooser = import_module("pipelines.stages.selection").BestModel(context)
     train(context, stage, model, _objective(context), _batches(context), curriculum, chooser)
 
 

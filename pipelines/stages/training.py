@@ -31,14 +31,15 @@ from data.stream import rank_slice
 from pipelines.checkpoints import new_checkpoint, sound_checkpoint
 from pipelines.context import Interrupted, StageContext
 from pipelines.files import read_json, write_json
-from pipelines.stages.selection import BEST_FILE, BEST_STATE_FILE, BestModel
 
 if TYPE_CHECKING:
     from pipelines.settings import Attack, Stage
+    from pipelines.stages.selection import BestModel
 
 TRAINER_FILE = "trainer.pt"
 CURVE_FILE = "curve.json"
 DIVERGED_FILE = "diverged.json"
+BEST_FILE, BEST_STATE_FILE = "best.safetensors", "best.json"
 _RAY_FOLDER = ".ray_train"  # Ray Train's own books; our checkpoints are elsewhere
 Curve = list[dict[str, float]]
 Batches = Callable[[int], Batch]
@@ -88,7 +89,7 @@ def train(
     objective: Objective,
     batches: Batches,
     curriculum: Curriculum | None = None,
-    chooser: BestModel | None = None,
+    chooser: "BestModel | None" = None,
 ) -> None:
     """The loop on one worker, from the last sound checkpoint to `stage.steps` or a request to stop."""
     compute, device = context.settings.compute, ray.train.torch.get_device()
@@ -172,7 +173,7 @@ def _precision(name: str, device_type: str) -> Callable[[], AbstractContextManag
     return nullcontext
 
 
-def _look(chooser: BestModel, done: int, learner: Learner, curve: Curve, device: torch.device) -> None:
+def _look(chooser: "BestModel", done: int, learner: Learner, curve: Curve, device: torch.device) -> None:
     """Adds the look's figure to the point of this step."""
     distance = chooser.look(done, learner.ema.module.eval(), device)
     point = {"step": done, "selection_frechet_distance": distance}
@@ -183,7 +184,7 @@ def _look(chooser: BestModel, done: int, learner: Learner, curve: Curve, device:
 
 
 def _restore(
-    folder: Path, learner: Learner, chooser: BestModel | None, device: torch.device
+    folder: Path, learner: Learner, chooser: "BestModel | None", device: torch.device
 ) -> tuple[int, Curve]:
     """The step to begin with, and the curve so far."""
     found = sound_checkpoint(folder)
@@ -197,7 +198,7 @@ def _restore(
     return step, json.loads((path / CURVE_FILE).read_text())
 
 
-def _save(folder: Path, step: int, learner: Learner, curve: Curve, chooser: BestModel | None) -> None:
+def _save(folder: Path, step: int, learner: Learner, curve: Curve, chooser: "BestModel | None") -> None:
     with new_checkpoint(folder, step) as path:
         torch.save(learner.state_dict(), path / TRAINER_FILE)
         save_model(learner.ema.module if step else learner.model, path)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.fingerprint import PACKAGES, ROOT, code_digests, digest
 from pipelines.graph import STAGES, build_graph
-from pipelines.plan import make_plan
+from pipelines.plan import make_plan, node_code
 from pipelines.recipe import load_recipe
 from pipelines.settings import RUNTIME, flatten
 from pipelines.store import Store
@@ -56,10 +56,17 @@ def copy(tmp_path_factory) -> Path:
     return root
 
 
+def test_choosing_by_samples_makes_the_sampler_the_trainings_code():
+    last = build_graph(load_recipe("digits")[0].settings)["train_stage2"]
+    best = build_graph(load_recipe("digits", ["stage2.select=best_frechet"])[0].settings)["train_stage2"]
+    assert "atjem/sampling.py" not in node_code(last)
+    assert "atjem/sampling.py" in node_code(best)
+
+
 def _stale_stages(root: Path, before: dict[str, dict[str, str]]) -> set[str]:
     """Stages whose own code changed, and every stage that needs one."""
     graph = build_graph(load_recipe("digits")[0].settings)
-    stale = {name for name, node in graph.items() if code_digests(node.module, root) != before[name]}
+    stale = {name for name, node in graph.items() if node_code(node, root) != before[name]}
     while more := {name for name, node in graph.items() if stale & set(node.needs.values())} - stale:
         stale |= more
     return {graph[name].stage for name in stale if graph[name].part != "plain"} - {"report"}
@@ -68,7 +75,7 @@ def _stale_stages(root: Path, before: dict[str, dict[str, str]]) -> set[str]:
 @pytest.mark.parametrize(("file", "expected"), EDITS, ids=[file for file, _ in EDITS])
 def test_edited_file_reruns_its_stages(copy, file, expected):
     graph = build_graph(load_recipe("digits")[0].settings)
-    before = {name: code_digests(node.module, copy) for name, node in graph.items()}
+    before = {name: node_code(node, copy) for name, node in graph.items()}
     path = copy / file
     text = path.read_text()
     try:
