@@ -117,7 +117,12 @@ def _stage2(settings: Settings) -> Node:
     if settings.stage2.select == "best_frechet":
         needs["reference"] = "reference_stats"
         reads += ("sample", *_FEATURES)
-        return replace(_train("train_stage2", needs, reads), also_runs=("pipelines.stages.selection",))
+        libraries = ("torch", "torchvision", "ray", "torch-fidelity")
+        return replace(
+            _train("train_stage2", needs, reads),
+            also_runs=("pipelines.stages.selection",),
+            libraries=libraries,
+        )
     return _train("train_stage2", needs, reads)
 
 
