@@ -14,12 +14,13 @@ import typer
 from PIL import Image
 
 from data.decode import ENCODERS, UndecodableError, read_frame, read_square, to_pixels
-from data.named import NAMED, open_source
+from data.named import NAMED, PHOTOGRAPHS, open_source
 from data.shards import Dataset, Encoded, write_manifest, write_split
 from data.sources import Item, Source, SourceError
 
 Progress = Callable[[int, int], None]
 _SHARD_IMAGES = 10_000
+_NAMES = f"a name ({', '.join((*sorted(NAMED), f'{PHOTOGRAPHS}-K'))})"
 
 
 class BadImagesError(ValueError):
@@ -181,7 +182,7 @@ class _Moments:
 
 
 def main(
-    source: Annotated[str, typer.Argument(help=f"a name ({', '.join(sorted(NAMED))}) or a folder of images")],
+    source: Annotated[str, typer.Argument(help=f"{_NAMES} or a folder of images")],
     out: Annotated[Path, typer.Option(help="new or empty folder for shards, manifest and dataset.json")],
     image_size: Annotated[
         int, typer.Option(help="short side after resizing, then centre-cropped to a square")

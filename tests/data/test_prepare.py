@@ -16,9 +16,10 @@ import typer
 from PIL import Image
 
 from data.decode import decode_pixels
+from data.named import digits_source
 from data.prepare import BadImagesError, Job, main, prepare
 from data.shards import Dataset, read_manifest
-from data.sources import Item, Source, digits_source, folder_source
+from data.sources import Item, Source, folder_source
 
 
 def job(**changes: object) -> Job:
@@ -38,7 +39,7 @@ def plain_source(counts: dict[str | None, int]) -> Source:
         for number in range(num):
             image = Image.fromarray(np.random.default_rng(len(items)).integers(0, 256, (4, 4, 3), np.uint8))
             items.append(Item(f"{label}/{number}", label, None, image.copy))
-    return Source("plain", "0", tuple(items))
+    return Source("plain", "0", lambda: tuple(items))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -285,7 +286,7 @@ def test_command_exits_2_on_an_unknown_source(tmp_path, run_python):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert line.startswith("error: digit: 'digit' is neither a folder nor one of digits")
+    assert line.startswith("error: digit: 'digit' is neither a folder in ")
     assert not (tmp_path / "out").exists()
 
 
