@@ -82,7 +82,7 @@ def _autoaugment(images: Tensor, seeds: Tensor) -> Tensor:
     changed = []
     with torch.random.fork_rng(devices=[]):
         for image, seed in zip(images, seeds.tolist(), strict=True):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPU too
             changed.append(policy(image))
     return torch.stack(changed)
 

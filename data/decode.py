@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 Crop = Callable[[int, int], Box]  # of an image's width and height
+_JPEG_SIDE = 65_500
 _MODES = {1: "L", 3: "RGB"}
 _DAMAGE = (
     ValueError,
@@ -23,7 +24,7 @@ _DAMAGE = (
 
 
 class UndecodableError(ValueError):
-    """An image that could not be read; the text says why."""
+    """An image that could not be read, or stored as asked; the text says why."""
 
 
 def read_square(opener: Callable[[], Image.Image], *, channels: int, image_size: int) -> Image.Image:
@@ -86,7 +87,9 @@ def _shrink(image: Image.Image, short_side: int) -> Image.Image:
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
-    """Quality 95 without colour subsampling."""
+    """Quality 95 without colour subsampling. Raises UndecodableError when a side is too long for libjpeg."""
+    if max(image.size) > _JPEG_SIDE:
+        raise UndecodableError(f"a side is longer than JPEG's {_JPEG_SIDE:,} pixels; use png")
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=95, subsampling=0)
     return buffer.getvalue()

@@ -85,9 +85,11 @@ class ShardImages:
 
     def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
         views: Sequence[Crop | None] = [self.test_view] * len(indices) if crops is None else crops
-        return torch.from_numpy(np.stack(list(self.pool.map(self._read, indices, views))))
+        asked = zip(indices, views, strict=True)
+        return torch.from_numpy(np.stack(list(self.pool.map(self._read, asked))))
 
-    def _read(self, index: int, crop: Crop | None) -> Pixels:
+    def _read(self, asked: tuple[int, Crop | None]) -> Pixels:
+        index, crop = asked
         shard, offset, size = self.places[index]
         with (self.folder / shard).open("rb") as file:
             file.seek(offset)

@@ -41,8 +41,10 @@ def open_source(name_or_path: str, root: str) -> Source:
     if not folder.exists() and os.sep not in name_or_path:
         near = get_close_matches(name_or_path, NAMED, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(sorted(NAMED))
-        raise SourceError(f"is neither a folder in {base.resolve()} nor one of {known}{hint}")
+        known = ", ".join((*sorted(NAMED), f"{PHOTOGRAPHS}-K"))
+        raise SourceError(
+            f"{name_or_path!r} is neither a folder in {base.resolve()} nor one of {known}{hint}"
+        )
     return folder_source(folder)
 
 
@@ -116,7 +118,13 @@ def imagenet_source(root: Path) -> Source:
             f"{folder.resolve()} does not exist; get ImageNet-1k from https://image-net.org (account, "
             "non-commercial terms) and put train/ and val/ there, a folder a class in each, or set data.root"
         )
-    return folder_source(folder)
+    source = folder_source(folder)
+    if loose := [item.name for item in source.items if item.label is None]:  # as val/ and test/ are unpacked
+        raise SourceError(
+            f"{folder.resolve()}: {len(loose)} images lie outside a class folder ({loose[0]}, say); "
+            "sort val/ into a folder a class, as train/ is, and take test/ away"
+        )
+    return source
 
 
 def openimages_source(root: Path) -> Source:
@@ -166,7 +174,7 @@ def photographs_source(num_classes: int) -> Source:
 def photograph_classes(name: str) -> int:
     """K of 'photographs-K'; 0 for any other name."""
     kind, _, number = name.partition("-")
-    return int(number) if kind == PHOTOGRAPHS and number.isdigit() else 0
+    return int(number) if kind == PHOTOGRAPHS and number.isdecimal() else 0
 
 
 NAMED: dict[str, Named] = {

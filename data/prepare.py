@@ -14,12 +14,13 @@ import typer
 from PIL import Image
 
 from data.decode import ENCODERS, UndecodableError, read_frame, read_square, to_pixels
-from data.named import NAMED, open_source
+from data.named import NAMED, PHOTOGRAPHS, open_source
 from data.shards import Dataset, Encoded, write_manifest, write_split
 from data.sources import Item, Source, SourceError
 
 Progress = Callable[[int, int], None]
 _SHARD_IMAGES = 10_000
+_NAMES = f"a name ({', '.join((*sorted(NAMED), f'{PHOTOGRAPHS}-K'))})"
 
 
 class BadImagesError(ValueError):
@@ -132,6 +133,7 @@ def _encode(
     for number, item in enumerate(members):
         try:
             image = job.read(item)
+            payload = ENCODERS[job.encoding](image)
         except UndecodableError as error:
             dataset.rejected.append({"source": item.name, "reason": str(error)})
             continue
@@ -139,7 +141,7 @@ def _encode(
             moments.add(to_pixels(image))
         yield Encoded(
             key=f"{split}-{number:08d}",
-            payload=ENCODERS[job.encoding](image),
+            payload=payload,
             label=-1 if item.label is None else labels[item.label],
             class_name=item.label or "",
             split=split,
@@ -181,7 +183,7 @@ class _Moments:
 
 
 def main(
-    source: Annotated[str, typer.Argument(help=f"a name ({', '.join(sorted(NAMED))}) or a folder of images")],
+    source: Annotated[str, typer.Argument(help=f"{_NAMES} or a folder of images")],
     out: Annotated[Path, typer.Option(help="new or empty folder for shards, manifest and dataset.json")],
     image_size: Annotated[
         int, typer.Option(help="short side after resizing, then centre-cropped to a square")
@@ -203,8 +205,7 @@ def main(
     """Turn a collection of images into WebDataset shards with a Parquet manifest."""
     try:
         _check_options(out, channels, image_size, test_fraction)
-        if encoding not in ENCODERS:
-            raise SourceError(f"--encoding {encoding}: use {' or '.join(ENCODERS)}")
+        _check_storage(image_size, short_side, encoding, max_images)
         opened = open_source(source, root)
         job = Job(
             channels,
@@ -241,6 +242,15 @@ def _check_options(out: Path, channels: int, image_size: int, test_fraction: flo
         raise SourceError(f"--test-fraction {test_fraction}: must lie between 0 and 1")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SourceError(f"--out {out} is not an empty folder; give a new one")
+
+
+def _check_storage(image_size: int, short_side: int | None, encoding: str, max_images: int | None) -> None:
+    if short_side is not None and short_side < image_size:
+        raise SourceError(f"--short-side {short_side}: must be at least --image-size {image_size}")
+    if encoding not in ENCODERS:
+        raise SourceError(f"--encoding {encoding}: use {' or '.join(ENCODERS)}")
+    if max_images is not None and max_images < 1:
+        raise SourceError(f"--max-images {max_images}: must be at least 1; leave it out to take all")
 
 
 def _prepare_whole(source: Source, out: Path, job: Job) -> Dataset:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import data
-from data.decode import encode_png
+from data.decode import ENCODERS, encode_png
 from data.shards import Dataset, Encoded, write_manifest, write_split
 
 _NUM_IMAGES = {"train": 11, "test": 5}
@@ -80,6 +80,34 @@ def _make_shards(folder: Path, channels: int) -> KnownShards:
     sha256 = write_manifest(folder, rows)
     Dataset(channels, 6, ["a", "b", "c"], counts=dict(_NUM_IMAGES), sha256=sha256).write(folder)
     return KnownShards(folder, pixels, labels)
+
+
+@dataclass(frozen=True)
+class KnownFrames:
+    """A folder of shards of whole frames, with what was put into it: encoded files, in order."""
+
+    folder: Path
+    payloads: list[bytes]
+    sizes: list[tuple[int, int]]
+
+
+@pytest.fixture(params=["png", "jpg"])
+def known_frames(request: pytest.FixtureRequest, tmp_path: Path) -> KnownFrames:
+    """One split of smooth frames of several sizes that are seen at 16x16, as png or jpg."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    sizes = [(40, 30), (30, 40), (24, 24), (64, 20), (18, 18), (16, 33)]
+    coarse = [Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)) for _ in sizes]
+    images = [image.resize(size) for image, size in zip(coarse, sizes, strict=True)]
+    payloads = [ENCODERS[request.param](image) for image in images]
+    encoded = [
+        Encoded(f"train-{n:08d}", payload, n % 2, "ab"[n % 2], "train", *size, f"{n}.png", request.param)
+        for n, (payload, size) in enumerate(zip(payloads, sizes, strict=True))
+    ]
+    sha256 = write_manifest(folder, write_split(folder, "train", encoded, _SHARD_IMAGES))
+    Dataset(3, 16, ["a", "b"], whole=True, counts={"train": len(sizes)}, sha256=sha256).write(folder)
+    return KnownFrames(folder, payloads, sizes)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 
 import pytest
 import typer
@@ -153,3 +154,36 @@ def test_command_refuses_a_damaged_manifest(own_shards, capsys):
         main(own_shards.folder)
     assert caught.value.exit_code in (1, 2)
     assert capsys.readouterr().err.startswith(f"error: {path}: ")
+
+
+def test_whole_frames_are_sound(known_frames):
+    assert list(find_damage(known_frames.folder)) == []
+
+
+@pytest.mark.parametrize("victim", [0, 3, 5])
+def test_damage_to_whole_frames_is_found(known_frames, victim):
+    row = rows(known_frames.folder)[victim]
+    flip(known_frames.folder / row["shard"], row["offset"] + row["size"] // 2)
+    assert list(find_damage(known_frames.folder)) == [
+        f"{row['key']}: its image in {row['shard']} differs from the manifest"
+    ]
+
+
+@pytest.mark.parametrize("place", [-512, -1024], ids=["header", "label"])
+def test_damage_beside_a_whole_frame_is_found(known_frames, place):
+    row = rows(known_frames.folder)[2]
+    flip(known_frames.folder / row["shard"], row["offset"] + place)
+    assert named(known_frames.folder) == [row["key"]]
+
+
+def test_a_suffix_other_than_the_manifests_is_damage(own_shards):
+    row = rows(own_shards.folder)[5]
+    shard = own_shards.folder / row["shard"]
+    before = f"{row['key']}.png".encode()
+    content = bytearray(shard.read_bytes())
+    start = content.index(before)
+    header = tarfile.TarInfo.frombuf(bytes(content[start : start + 512]), "utf-8", "strict")
+    header.name = header.name.replace(".png", ".jpg")
+    content[start : start + 512] = header.tobuf(tarfile.USTAR_FORMAT)
+    shard.write_bytes(content)
+    assert named(own_shards.folder) == [row["key"]]

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.decode import UndecodableError, decode_pixels, encode_png, read_square
+from data.decode import (
+    UndecodableError,
+    decode_pixels,
+    encode_jpeg,
+    encode_png,
+    read_frame,
+    read_square,
+)
 
 ORIENTATION = 0x0112
 SHOWN = {  # what a viewer shows for stored pixels, by EXIF orientation
@@ -242,3 +249,49 @@ def test_png_round_trip(shape):
     decoded = decode_pixels(payload)
     assert decoded.dtype == np.uint8
     assert np.array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "expected"),
+    [
+        ((40, 30), 30, (40, 30)),
+        ((40, 30), 31, (40, 30)),
+        ((40, 30), 15, (20, 15)),
+        ((30, 40), 15, (15, 20)),
+        ((500, 375), 256, (341, 256)),
+        ((3000, 2), 1, (1500, 1)),
+        ((7, 7), 3, (3, 3)),
+    ],
+    ids=str,
+)
+def test_frame_keeps_its_shape_and_never_grows(size, short_side, expected):
+    image = Image.fromarray(random_pixels(size[1], size[0], 3))
+    frame = read_frame(lambda: image, channels=3, short_side=short_side)
+    assert frame.size == expected
+    resized = image.resize(expected, Image.Resampling.BICUBIC)
+    assert np.array_equal(np.asarray(frame), np.asarray(resized))
+
+
+@pytest.mark.parametrize("orientation", SHOWN)
+def test_frame_is_upright(orientation):
+    stored = random_pixels(4, 6, 3)
+    image = reopened(Image.fromarray(stored), "PNG", exif=oriented(orientation))
+    frame = read_frame(lambda: image, channels=3, short_side=4)
+    assert np.array_equal(np.asarray(frame), SHOWN[orientation](stored))
+
+
+def test_damaged_frame_is_undecodable():
+    with pytest.raises(UndecodableError, match="not an image"):
+        read_frame(lambda: Image.open(io.BytesIO(b"no image")), channels=3, short_side=4)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_is_near_the_pixels_in_every_colour(mode):
+    coarse = Image.fromarray(random_pixels(4, 4, 3)).resize((64, 48)).convert(mode)
+    payload = encode_jpeg(coarse)
+    assert payload == encode_jpeg(coarse)
+    pixels = np.asarray(coarse)[None] if mode == "L" else np.asarray(coarse).transpose(2, 0, 1)
+    assert np.abs(decode_pixels(payload).astype(int) - pixels).max() <= 8
+    if mode == "RGB":
+        layers = Image.open(io.BytesIO(payload)).layer
+        assert [layer[1:3] for layer in layers] == [(1, 1)] * 3  # no subsampling

@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from data.images import MemoryImages, ShardImages, open_images
+from data.crops import centre_crop, random_crop
+from data.images import MemoryImages, ShardImages, crop_each, open_images, to_image
+from data.prepare import Job, prepare
 from data.shards import MANIFEST_FILE
+from data.sources import folder_source
 
 KINDS = [MemoryImages, ShardImages]
 
@@ -133,3 +137,101 @@ def test_every_worker_reads_the_whole_split(own_shards, run_python):
     digest = hashlib.sha256(own_shards.pixels["train"].tobytes()).hexdigest()
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["11", digest]
+
+
+def seen(payload: bytes, box: tuple[float, float, float, float], size: int) -> np.ndarray:
+    """What Pillow shows of an image file's box."""
+    with Image.open(io.BytesIO(payload)) as image:
+        view = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return view[None] if view.ndim == 2 else view.transpose(2, 0, 1)
+
+
+def test_whole_frames_are_seen_at_their_centre(known_frames):
+    images = ShardImages(known_frames.folder, "train")
+    expected = [
+        seen(payload, centre_crop(16)(*size), 16)
+        for payload, size in zip(known_frames.payloads, known_frames.sizes, strict=True)
+    ]
+    assert np.array_equal(images.get(range(6)).numpy(), np.stack(expected))
+
+
+def test_test_view_of_a_whole_frame_by_hand(known_frames):
+    image = Image.open(io.BytesIO(known_frames.payloads[4]))  # 18x18, and 16 * 256 / 224 is 18 rounded down
+    expected = np.asarray(image)[1:17, 1:17].transpose(2, 0, 1)
+    assert np.array_equal(ShardImages(known_frames.folder, "train").get([4])[0].numpy(), expected)
+
+
+def test_each_whole_frame_gets_its_own_crop(known_frames):
+    images, indices = ShardImages(known_frames.folder, "train"), [5, 0, 3, 3]
+    crops = [random_crop(seed) for seed in range(4)]
+    expected = [
+        seen(known_frames.payloads[index], crop(*known_frames.sizes[index]), 16)
+        for index, crop in zip(indices, crops, strict=True)
+    ]
+    got = images.get(indices, crops)
+    assert (got.dtype, got.shape) == (torch.uint8, (4, 3, 16, 16))
+    assert np.array_equal(got.numpy(), np.stack(expected))
+    assert not np.array_equal(expected[2], expected[3])
+
+
+def test_whole_frames_are_read_from_their_shards(known_frames):
+    images, labels = open_images(known_frames.folder, "train")
+    assert isinstance(images, ShardImages)
+    assert labels.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_squares_are_cropped_as_by_hand(known_shards, kind):
+    indices, crops = [4, 0, 4], [random_crop(seed) for seed in range(3)]
+    expected = [
+        crop_by_hand(known_shards.pixels["train"][index], crop(6, 6))
+        for index, crop in zip(indices, crops, strict=True)
+    ]
+    got = kind(known_shards.folder, "train").get(indices, crops)
+    assert got.dtype == torch.uint8
+    assert np.array_equal(got.numpy(), np.stack(expected))
+
+
+def crop_by_hand(pixels: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """Each channel by itself."""
+    size = pixels.shape[1:]
+    return np.stack(
+        [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC, box)) for plane in pixels]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_crops_leave_the_collection_as_it_was(known_shards, kind):
+    images = kind(known_shards.folder, "test")
+    images.get([0, 1], [random_crop(0), random_crop(1)]).zero_()
+    assert np.array_equal(images.get([0, 1]).numpy(), known_shards.pixels["test"][:2])
+
+
+@pytest.mark.parametrize("num", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_image_needs_its_own_crop(known_shards, kind, num):
+    with pytest.raises(ValueError, match="zip"):
+        kind(known_shards.folder, "test").get([0, 1], [random_crop(0)] * num)
+
+
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
+def test_whole_is_the_box_of_the_identity(channels):
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, channels, 6, 6), dtype=np.uint8))
+    assert torch.equal(crop_each(pixels, [lambda width, height: (0, 0, width, height)] * 2), pixels)
+    assert to_image(pixels[0]).mode == {1: "L", 3: "RGB"}[channels]
+
+
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
+@pytest.mark.parametrize("short_side", [None, 8], ids=["squares", "frames"])
+@pytest.mark.parametrize("encoding", ["png", "jpg"])
+def test_what_is_prepared_is_opened(tmp_path, write_images, encoding, short_side, channels):
+    source = folder_source(write_images(tmp_path / "in", *(f"a/{n}.png" for n in range(8))))
+    (tmp_path / "out").mkdir()
+    prepare(source, tmp_path / "out", Job(channels, 4, 0, 0.5, 0, short_side=short_side, encoding=encoding))
+    images, labels = open_images(tmp_path / "out", "train")
+    assert images.get(range(4)).shape == (4, channels, 4, 4)
+    assert images.get([1], [random_crop(0)]).shape == (1, channels, 4, 4)
+    assert labels.tolist() == [0] * 4
+    if short_side is None:
+        pair = [kind(tmp_path / "out", "train").get(range(4)) for kind in KINDS]
+        assert torch.equal(*pair)

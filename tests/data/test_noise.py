@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from data.crops import random_crop
+from data.images import crop_each
 from data.noise import NoiseImages
 from data.noise_names import KINDS
 
@@ -88,3 +90,14 @@ def test_smooth_noise_has_lower_frequencies_than_uniform(kind):
 
 def test_noise_differs_within_an_image(kind):
     assert all(image.float().std() > 1 for image in noise(kind).get(range(20)))
+
+
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
+def test_crops_are_of_the_image_of_that_index(kind, channels):
+    images, indices = noise(kind, channels=channels), [3, 0, 3]
+    crops = [random_crop(seed) for seed in range(3)]
+    got = images.get(indices, crops)
+    assert torch.equal(got, crop_each(images.get(indices), crops))
+    assert (got.dtype, got.shape) == (torch.uint8, (3, channels, 16, 16))
+    assert not torch.equal(got[0], got[2])
+    assert torch.equal(images.get([0], crops[1:2])[0], got[1])

@@ -16,9 +16,10 @@ import typer
 from PIL import Image
 
 from data.decode import decode_pixels
+from data.named import NAMED, digits_source, open_source
 from data.prepare import BadImagesError, Job, main, prepare
 from data.shards import Dataset, read_manifest
-from data.sources import Item, Source, digits_source, folder_source
+from data.sources import Item, Source, folder_source
 
 
 def job(**changes: object) -> Job:
@@ -38,7 +39,7 @@ def plain_source(counts: dict[str | None, int]) -> Source:
         for number in range(num):
             image = Image.fromarray(np.random.default_rng(len(items)).integers(0, 256, (4, 4, 3), np.uint8))
             items.append(Item(f"{label}/{number}", label, None, image.copy))
-    return Source("plain", "0", tuple(items))
+    return Source("plain", "0", lambda: tuple(items))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -183,6 +184,114 @@ def test_progress_counts_every_item_to_the_last(tmp_path):
     assert seen == [(done, 9) for done in range(1, 10)]
 
 
+def held(folder: Path, split: str) -> dict[str, str]:
+    """Contents by source."""
+    return {row["source"]: row["sha256"] for row in rows(folder, split)}
+
+
+@pytest.mark.parametrize(
+    ("counts", "max_images", "expected"),
+    [
+        ({"a": 40, "b": 40}, 10, {"a": 5, "b": 5}),
+        ({"a": 40, "b": 40, "c": 40}, 9, {"a": 3, "b": 3, "c": 3}),
+        ({"a": 4, "b": 40, "c": 40}, 12, {"a": 2, "b": 5, "c": 5}),  # half of a's are for testing
+        ({"a": 40, "b": 40}, 1000, {"a": 20, "b": 20}),
+        ({None: 40}, 7, {"": 7}),
+    ],
+    ids=["two", "three", "few of one", "more than there are", "no labels"],
+)
+def test_max_images_takes_evenly_over_classes(tmp_path, counts, max_images, expected):
+    dataset = prepared(plain_source(counts), tmp_path / "out", test_fraction=0.5, max_images=max_images)
+    for split in ("train", "test"):
+        assert Counter(row["class_name"] for row in rows(tmp_path / "out", split)) == expected
+    assert dataset.counts == dict.fromkeys(("train", "test"), sum(expected.values()))
+
+
+@pytest.mark.parametrize("max_images", [1, 2, 5, 7, 11])
+def test_max_images_differ_by_one_between_classes(tmp_path, max_images):
+    prepared(plain_source(dict.fromkeys("abc", 9)), tmp_path / "out", max_images=max_images)
+    taken = Counter(row["class_name"] for row in rows(tmp_path / "out", "train"))
+    per_class = [taken[label] for label in "abc"]
+    assert sum(per_class) == max_images
+    assert max(per_class) - min(per_class) <= 1
+
+
+def test_classes_without_images_keep_their_labels(tmp_path):
+    source = plain_source(dict.fromkeys("abcdef", 4))
+    dataset = prepared(source, tmp_path / "out", max_images=2)
+    assert dataset.classes == list("abcdef")
+    assert all(row["label"] == "abcdef".index(row["class_name"]) for row in rows(tmp_path / "out"))
+
+
+def test_photographs_know_their_classes_with_a_handful_of_images(tmp_path):
+    source = open_source("photographs-1000", ".")
+    dataset = prepared(source, tmp_path / "out", short_side=8, encoding="jpg", max_images=3)
+    assert (len(dataset.classes), dataset.counts) == (1000, {"train": 3, "test": 3})
+    for row in rows(tmp_path / "out"):
+        assert dataset.classes[row["label"]] == row["class_name"] == f"{row['label']:04d}"
+
+
+def test_max_images_are_some_of_all_with_the_same_contents(tmp_path):
+    source = plain_source({"a": 20, "b": 20})
+    for name, max_images in (("all", None), ("many", 9), ("few", 4)):
+        prepared(source, tmp_path / name, max_images=max_images)
+    for split in ("train", "test"):
+        few, many, all_ = (held(tmp_path / name, split).items() for name in ("few", "many", "all"))
+        assert few < many < all_
+
+
+def test_seed_chooses_which_images_are_taken(tmp_path):
+    source = plain_source({"a": 20, "b": 20})
+    for name, seed in (("first", 0), ("second", 0), ("third", 1)):
+        prepared(source, tmp_path / name, max_images=4, seed=seed)
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+    assert held(tmp_path / "first", "train") != held(tmp_path / "third", "train")
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--short-side", "5"), ("--encoding", "jpg", "--max-images", "4")], ids=str
+)
+def test_every_process_writes_the_same_bytes(tmp_path, write_images, run_python, options):
+    images = write_images(tmp_path / "in", *(f"{label}/{n}.png" for label in "abc" for n in range(5)))
+    for out, salt in (("first", "1"), ("second", "2")):
+        where = (images, "--out", tmp_path / out, "--image-size", "4")
+        done = run_python("-m", "data.prepare", *where, *options, PYTHONHASHSEED=salt)
+        assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+
+
+def test_whole_frames_are_the_pictures_themselves(tmp_path, write_images):
+    images = write_images(tmp_path / "in", "a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    dataset = prepared(folder_source(images), tmp_path / "out", short_side=5)
+    assert dataset.whole
+    assert Dataset.read(tmp_path / "out") == dataset
+    for row in rows(tmp_path / "out"):
+        payload = (tmp_path / "out" / row["shard"]).read_bytes()[row["offset"] :][: row["size"]]
+        assert np.array_equal(
+            decode_pixels(payload), np.asarray(Image.open(images / row["source"])).transpose(2, 0, 1)
+        )
+        assert (row["width"], row["height"], row["suffix"]) == (7, 5, "png")
+
+
+def test_mean_and_std_of_whole_frames_are_over_all_their_pixels(tmp_path, write_images):
+    images = write_images(tmp_path / "in", "train/a/1.png", "train/a/2.png", "test/a/1.png")
+    dataset = prepared(folder_source(images), tmp_path / "out", short_side=5)
+    pixels = np.stack([np.asarray(Image.open(images / f"train/a/{n}.png")) for n in (1, 2)]) / 255
+    assert dataset.mean == pytest.approx(pixels.mean(axis=(0, 1, 2)), abs=1e-6)
+    assert dataset.std == pytest.approx(pixels.std(axis=(0, 1, 2)), abs=1e-6)
+
+
+def test_frames_too_long_for_jpeg_are_left_out(tmp_path, write_images):
+    images = write_images(tmp_path / "in", *(f"a/{n}.png" for n in range(9)))
+    Image.new("RGB", (65_501, 4)).save(images / "a" / "long.png")
+    dataset = prepared(
+        folder_source(images), tmp_path / "out", short_side=4, encoding="jpg", max_bad_fraction=0.1
+    )
+    (rejected,) = dataset.rejected
+    assert rejected["source"] == "a/long.png"
+    assert "65,500" in rejected["reason"]
+
+
 def noise_file(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, kind)
@@ -285,7 +394,7 @@ def test_command_exits_2_on_an_unknown_source(tmp_path, run_python):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert line.startswith("error: digit: 'digit' is neither a folder nor one of digits")
+    assert line.startswith("error: digit: 'digit' is neither a folder in ")
     assert not (tmp_path / "out").exists()
 
 
@@ -295,15 +404,70 @@ def test_command_exits_2_on_an_unknown_source(tmp_path, run_python):
         ({"channels": 2}, "--channels must be 1 or 3"),
         ({"image_size": 0}, "--image-size at least 1"),
         ({"source": "no/such/folder"}, "does not exist"),
+        ({"image_size": 8, "short_side": 7}, "--short-side 7: must be at least --image-size 8"),
+        ({"short_side": 0}, "--short-side 0: must be at least --image-size 4"),
+        ({"encoding": "gif"}, "--encoding gif: use png or jpg"),
+        ({"max_images": 0}, "--max-images 0: must be at least 1; leave it out to take all"),
+        ({"max_images": -5}, "--max-images -5: must be at least 1"),
+        ({"source": "cifar10", "root": "no/such/root"}, "download https://www.cs.toronto.edu/"),
     ],
-    ids=["channels", "size", "folder"],
+    ids=[
+        "channels",
+        "size",
+        "folder",
+        "short side",
+        "no short side",
+        "encoding",
+        "no images",
+        "negative",
+        "missing collection",
+    ],
 )
 def test_command_refuses_bad_usage(tmp_path, capsys, options, message):
     with pytest.raises(typer.Exit) as caught:
         main(**{"source": "digits", "out": tmp_path / "out", "image_size": 4, **options})
     assert caught.value.exit_code == 2
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_command_takes_every_option(tmp_path, write_images, run_python):
+    names = [f"{split}/{label}/{n}.png" for split in ("train", "test") for label in "ab" for n in range(6)]
+    write_images(tmp_path / "root" / "pets", *names)
+    out = tmp_path / "out"
+    where = ("pets", "--root", tmp_path / "root", "--out", out, "--image-size", "4", "--json")
+    options = ("--short-side", "4", "--encoding", "jpg", "--max-images", "3", "--channels", "1")
+    done = run_python("-m", "data.prepare", *where, *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"out": str(out), "counts": {"train": 3, "test": 3}, "rejected": 0}
+    dataset = Dataset.read(out)
+    assert (dataset.whole, dataset.channels, dataset.image_size) == (True, 1, 4)
+    assert {(row["width"], row["height"], row["suffix"]) for row in rows(out)} == {(6, 4, "jpg")}
+    checked = run_python("-m", "data.check", out)
+    assert (checked.returncode, checked.stdout) == (0, f"{out}: sound\n")
+
+
+def test_command_accepts_a_short_side_of_the_image_size(tmp_path, capsys):
+    main(source="digits", out=tmp_path / "out", image_size=8, short_side=8, max_images=1)
+    assert Dataset.read(tmp_path / "out").whole
+    assert "1 train, 1 test images" in capsys.readouterr().out
+
+
+def test_command_refuses_an_altered_collection_in_one_line(tmp_path, capsys):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(typer.Exit) as caught:
+        main(source="cifar10", out=tmp_path / "out", image_size=32, root=str(tmp_path))
+    assert caught.value.exit_code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: cifar10: cifar10 in {tmp_path} differs from ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_names_all_collections_in_its_help(run_python):
+    done = run_python("-m", "data.prepare", "--help", COLUMNS="300")
+    assert all(name in done.stdout for name in (*NAMED, "photographs-K"))
 
 
 def test_command_refuses_a_folder_with_something_in_it(tmp_path, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.sources import SourceError, digits_source, folder_source, open_source
+from data.sources import Item, Source, SourceError, folder_source
 
 LAYOUTS = {
     "class folders": {
@@ -23,11 +23,25 @@ LAYOUTS = {
     "train and val": {"train/cat/1.png": ("cat", "train"), "val/cat/2.png": ("cat", "test")},
     "train and valid": {"train/cat/1.png": ("cat", "train"), "valid/cat/2.png": ("cat", "test")},
     "train and validation": {"train/cat/1.png": ("cat", "train"), "validation/cat/2.png": ("cat", "test")},
+    "flat train and val": {"train/1.png": (None, "train"), "val/1.png": (None, "test")},
+    "flat train, test and val": {
+        "test/1.png": (None, "test"),
+        "train/1.png": (None, "train"),
+        "val/1.png": (None, "test"),
+    },
+    "flat train alone is a class": {"train/1.png": ("train", None)},
+    "flat test alone is a class": {"test/1.png": ("test", None)},
+    "flat test and val are classes": {"test/1.png": ("test", None), "val/1.png": ("val", None)},
+    "train and test beside another class": {
+        "bus/1.png": ("bus", None),
+        "test/1.png": ("test", None),
+        "train/1.png": ("train", None),
+    },
     "flat": {"1.png": (None, None), "2.png": (None, None)},
     "nested": {"cat/2020/may/1.png": ("cat", None), "dog/1.png": ("dog", None)},
     "nested below splits": {"test/cat/a/1.png": ("cat", "test"), "train/cat/b/c/1.png": ("cat", "train")},
     "a class called train": {"plane/1.png": ("plane", None), "train/1.png": ("train", None)},
-    "classes called train and test": {"test/1.png": ("test", None), "train/1.png": ("train", None)},
+    "flat splits": {"test/1.png": (None, "test"), "train/1.png": (None, "train")},
     "a class called train in splits": {
         "test/train/1.png": ("train", "test"),
         "train/train/1.png": ("train", "train"),
@@ -178,53 +192,21 @@ def test_listing_opens_no_file(tmp_path):
     assert len(folder_source(tmp_path).items) == 2
 
 
-def test_digits():
-    source = digits_source()
-    assert len(source.items) == len({item.name for item in source.items}) == 1797
-    assert source.classes == [str(digit) for digit in range(10)]
-    pixels = np.stack([np.asarray(item.open()) for item in source.items])
-    assert (pixels.shape, pixels.dtype) == ((1797, 8, 8), np.uint8)
-    assert (pixels.min(), pixels.max()) == (0, 255)
-    assert len(np.unique(pixels)) == 17
-    assert {item.split for item in source.items} == {None}
+def test_items_are_loaded_once_and_only_when_asked_for():
+    loads = []
+
+    def load() -> tuple[Item, ...]:
+        loads.append(1)
+        return (Item("1", "b", None, Image.Image), Item("2", "a", None, Image.Image))
+
+    source = Source("some", "0", load)
+    assert loads == []
+    assert len(source.items) == 2
+    assert source.classes == ["a", "b"]
+    assert source.items is source.items
+    assert loads == [1]
 
 
-def test_digits_labels_belong_to_their_images():
-    items = digits_source().items
-    pixels = np.stack([np.asarray(item.open(), dtype=np.float64).ravel() for item in items])
-    labels = np.array([int(item.label) for item in items])
-    means = np.stack([pixels[labels == digit].mean(axis=0) for digit in range(10)])
-    nearest = np.square(pixels[:, None] - means).sum(axis=2).argmin(axis=1)
-    assert (nearest == labels).mean() > 0.85
-
-
-def test_digits_identity_is_stable():
-    assert digits_source().identity == digits_source().identity
-
-
-def test_open_source_by_name(tmp_path):
-    assert open_source("digits", str(tmp_path)).name == "digits"
-
-
-def test_open_source_by_path_below_root_or_absolute(tmp_path, write_images):
-    folder = write_images(tmp_path / "my pets", "cat/1.png")
-    relative, absolute = open_source("my pets", str(tmp_path)), open_source(str(folder), "/elsewhere")
-    assert relative.identity == absolute.identity
-    assert [item.name for item in relative.items] == ["cat/1.png"]
-
-
-def test_open_source_expands_the_home_folder(tmp_path, write_images, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    write_images(tmp_path / "pets", "cat/1.png")
-    assert len(open_source("~/pets", ".").items) == 1
-    assert len(open_source("pets", "~").items) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("digit", r"'digit' is neither a folder nor one of .*digits"), ("no/where", "no/where does not exist")],
-    ids=["name", "path"],
-)
-def test_open_source_refuses_what_is_neither(tmp_path, name, message):
-    with pytest.raises(SourceError, match=message):
-        open_source(name, str(tmp_path))
+def test_known_classes_are_classes_without_images_too():
+    source = Source("some", "0", lambda: (Item("1", "b", None, Image.Image),), ("c", "a", "b"))
+    assert source.classes == ["a", "b", "c"]

@@ -1,0 +1,146 @@
+"""Where crops lie: the centre as torchvision cuts it, random parts by their distribution."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms.v2.functional import center_crop, resize
+
+from data.crops import centre_crop, random_crop
+from data.decode import crop_pixels, decode_crop, encode_jpeg, encode_png
+
+SIZES = [(500, 375), (375, 500), (64, 64), (1000, 333), (31, 47)]
+
+
+def smooth_image(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Random colours on a coarse grid, spread: like a photograph, little in it lies between two pixels."""
+    coarse = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def boxes(num: int, width: int, height: int) -> np.ndarray:
+    return np.array([random_crop(seed)(width, height) for seed in range(num)])
+
+
+@pytest.mark.parametrize(
+    ("image_size", "width", "height", "expected"),
+    [
+        (224, 256, 256, (16, 16, 240, 240)),
+        (224, 512, 256, (144, 16, 368, 240)),
+        (224, 512, 1024, (32, 288, 480, 736)),
+        (32, 36, 72, (2, 20, 34, 52)),  # int(32 * 256 / 224) is 36
+        (32, 9, 9, (0.5, 0.5, 8.5, 8.5)),
+        (1, 5, 7, (0, 1, 5, 6)),
+    ],
+)
+def test_centre_crop_by_hand(image_size, width, height, expected):
+    assert centre_crop(image_size)(width, height) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("image_size", [224, 112, 32])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_centre_crop_is_torchvisions_test_view(size, image_size):
+    image = smooth_image(*size)
+    ours = crop_pixels(image, centre_crop(image_size), image_size)
+    resized = resize(image, int(image_size * 256 / 224), interpolation=3)
+    theirs = np.asarray(center_crop(resized, image_size)).transpose(2, 0, 1)
+    error = np.abs(ours.astype(int) - theirs)
+    shift = np.abs(np.diff(theirs.astype(int), axis=2)).mean()  # what a whole pixel aside would cost
+    assert ours.shape == theirs.shape == (3, image_size, image_size)
+    assert error.mean() < 0.5 + 0.5 * shift  # torchvision rounds its crop to whole pixels
+    if image_size >= 112:
+        assert error.mean() < 1.5
+
+
+def test_centre_crop_is_torchvisions_to_the_last_bits_where_no_rounding_is():
+    image = smooth_image(512, 256)
+    ours = crop_pixels(image, centre_crop(224), 224)
+    theirs = np.asarray(center_crop(resize(image, 256, interpolation=3), 224)).transpose(2, 0, 1)
+    assert np.array_equal(ours, theirs)
+    small = crop_pixels(image, centre_crop(112), 112)
+    theirs = np.asarray(center_crop(resize(image, 128, interpolation=3), 112)).transpose(2, 0, 1)
+    assert np.abs(small.astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("size", [*SIZES, (1, 1), (2, 3), (1, 400), (400, 1)], ids=str)
+def test_crops_lie_inside_the_image(size):
+    width, height = size
+    drawn = np.concatenate([boxes(300, *size), [centre_crop(s)(*size) for s in range(1, 300)]])
+    left, upper, right, lower = drawn.T
+    assert left.min() >= 0
+    assert upper.min() >= 0
+    assert right.max() <= width
+    assert lower.max() <= height
+    assert (right - left).min() > 0
+    assert (lower - upper).min() > 0
+    for box in drawn[::40]:
+        assert crop_pixels(smooth_image(*size), lambda w, h, box=box: tuple(box), 4).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (300, 300)], ids=str)
+def test_random_crops_have_the_published_areas_and_ratios(size):
+    left, upper, right, lower = boxes(4000, *size).T
+    areas = (right - left) * (lower - upper) / (size[0] * size[1])
+    ratios = (right - left) / (lower - upper)
+    assert 0.078 < areas.min() < 0.09
+    assert 0.97 < areas.max() <= 1
+    assert 3 / 4 - 0.01 < ratios.min() < 0.76
+    assert 1.32 < ratios.max() < 4 / 3 + 0.01
+    small = areas < 0.4  # nearly all of them fit at the first try, so that they stay uniform
+    assert abs(areas[small].mean() - 0.24) < 0.01
+    assert abs(np.log(ratios[small]).mean()) < 0.015  # tall and wide alike
+
+
+def test_random_crops_reach_every_place():
+    width, height = 40, 30
+    hits = np.zeros((height, width), dtype=int)
+    for left, upper, right, lower in boxes(2000, width, height).astype(int):
+        hits[upper:lower, left:right] += 1
+    assert hits.min() > 25
+    drawn = boxes(2000, width, height)
+    assert drawn[:, :2].min(axis=0).tolist() == [0, 0]
+    assert drawn[:, 2:].max(axis=0).tolist() == [width, height]
+    assert (drawn[:, 0] == 0).mean() < 0.35
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 400), (400, 1), (3000, 20)])
+def test_where_no_shape_fits_the_centre_is_taken(width, height):
+    side = min(width, height)
+    box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    fallen = [tuple(drawn) == box for drawn in boxes(50, width, height)]
+    assert any(fallen)
+
+
+def test_random_crop_is_a_function_of_seed_and_size_alone():
+    sizes = [(40, 30), (30, 40), (41, 30)]
+    first = [random_crop(seed)(*size) for seed in range(20) for size in sizes]
+    np.random.default_rng(0).random(10)
+    crop = {seed: random_crop(seed) for seed in range(20)}
+    again = [crop[seed](*size) for seed in range(20) for size in reversed(sizes)]
+    again = [box for start in range(0, 60, 3) for box in again[start : start + 3][::-1]]
+    assert again == first
+    assert len({random_crop(seed)(400, 300) for seed in (0, 1, 2**61, 2**62 - 1)}) == 4
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_crop_is_one_resize_of_its_box(mode):
+    image = smooth_image(40, 30, mode)
+    box = (3, 5, 23, 17)
+    expected = np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC, box=box))
+    got = decode_crop(encode_png(image), lambda width, height: box, 8)
+    assert np.array_equal(got, expected[None] if mode == "L" else expected.transpose(2, 0, 1))
+
+
+def test_a_crop_of_whole_pixels_at_its_own_size_is_exact():
+    image = smooth_image(40, 30)
+    got = decode_crop(encode_png(image), lambda width, height: (width - 8, height - 8, width, height), 8)
+    assert np.array_equal(got, np.asarray(image)[22:, 32:].transpose(2, 0, 1))
+
+
+def test_jpeg_crops_are_of_the_decoded_pixels():
+    payload = encode_jpeg(smooth_image(640, 480))
+    image = Image.open(io.BytesIO(payload)).copy()
+    crop = random_crop(3)
+    expected = np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC, box=crop(640, 480)))
+    assert np.array_equal(decode_crop(payload, crop, 8), expected.transpose(2, 0, 1))
