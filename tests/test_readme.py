@@ -46,7 +46,7 @@ def place(tmp_path_factory) -> Path:
         if (ROOT / name).exists():
             (place / name).symlink_to(ROOT / name)
     rng = np.random.default_rng(0)
-    for index in range(40):
+    for index in range(60):
         folder = place / "IMAGES" / ("cat" if index % 2 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(folder / f"{index}.png")
@@ -180,7 +180,11 @@ def _listens(port: int) -> bool:
 def _end(process: subprocess.Popen) -> None:
     """With everything that it started."""
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=30)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=20)
 
 
 def test_recipe_without_data(place):
