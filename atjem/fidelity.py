@@ -92,7 +92,7 @@ def is_inception_file(path: Path) -> bool:
     """True when a file holds that network's state dict. Read safely; torch-fidelity unpickles anything."""
     try:
         state = torch.load(path, map_location="meta", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError):
         return False
     return isinstance(state, dict) and any(str(name).startswith("Conv2d_1a_3x3.") for name in state)
 

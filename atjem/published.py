@@ -3,13 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from atjem.checkpoint import CheckpointError, load_weights
+from atjem.checkpoint import CheckpointError, load_weights, read_spec
 from atjem.checkpoint_files import WEIGHTS_FILE, unusable_start
 from atjem.models.names import RESNETS
 from atjem.models.registry import JointEnergyModel
@@ -27,11 +28,16 @@ _TOLERANCE = 1e-4  # published means and deviations are rounded to three or four
 
 
 def load_start(model: JointEnergyModel, path: Path) -> None:
-    """Loads the weights of a model folder or of a published file. Raises CheckpointError with the reason."""
+    """Loads the weights of a model folder, with their normalisation, or of a published file.
+
+    Raises CheckpointError with the reason when they do not fit.
+    """
     if reason := unusable_start(path):
         raise CheckpointError(f"{path}: {reason}")
     if path.is_dir():
         load_weights(model, path / WEIGHTS_FILE)
+        spec = read_spec(path)  # the folder's weights bring their own normalisation
+        model.spec = replace(model.spec, mean=spec.mean, std=spec.std)
     else:
         load_published(model, path)
 
@@ -46,10 +52,21 @@ def load_published(model: JointEnergyModel, file: Path) -> str:
     names = _names_without_wrappers(file, weights)
     sources = _sources(model, file, names)
     _check_shapes(model, file, weights, sources)
+    _check_values(model, file, weights, sources)
     _check_normalisation(model, file, weights, names)
     found = {ours: weights[name] for ours, name in sources.items()}
     model.backbone.load_state_dict({**model.backbone.state_dict(), **found})
     return layout_of(weights)
+
+
+def _check_values(model: JointEnergyModel, file: Path, weights: Weights, sources: dict[str, str]) -> None:
+    own = model.backbone.state_dict()
+    for ours, name in sources.items():
+        tensor = weights[name]
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
+            raise CheckpointError(f"{file}: {name} is no plain tensor of numbers")
+        if own[ours].is_floating_point() and not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise CheckpointError(f"{file}: {name} does not hold finite floating-point numbers")
 
 
 def export_published(model: JointEnergyModel, layout: str, file: Path) -> None:

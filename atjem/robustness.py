@@ -40,8 +40,7 @@ def autoattack_accuracy(
         _shorten(attack, iterations)
     x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=_CHUNK)
     _check_inside(x_adv, x, norm, eps)
-    with torch.no_grad():
-        return accuracy(model(x_adv), y).item()
+    return _accuracy(model, x_adv, y)
 
 
 def _shorten(attack: AutoAttack, iterations: int) -> None:
@@ -61,18 +60,26 @@ def pgd_accuracy(
 ) -> float:
     """Accuracy under PGD on the cross-entropy from a random start, with steps of 2.5 * eps / num_steps."""
     ball = make_ball(norm, eps)
-    x_adv = pgd(
-        model,
-        x,
-        y,
-        objective=cross_entropy,
-        ball=ball,
-        step_size=2.5 * eps / num_steps,
-        num_steps=num_steps,
-        x_start=ball.sample(x, torch.Generator().manual_seed(seed)),
-    )
-    with torch.no_grad():
-        return accuracy(model(x_adv), y).item()
+    starts = ball.sample(x, torch.Generator().manual_seed(seed))
+    chunks = [
+        pgd(
+            model,
+            part,
+            labels,
+            objective=cross_entropy,
+            ball=ball,
+            step_size=2.5 * eps / num_steps,
+            num_steps=num_steps,
+            x_start=start,
+        )
+        for part, labels, start in zip(x.split(_CHUNK), y.split(_CHUNK), starts.split(_CHUNK), strict=True)
+    ]
+    return _accuracy(model, torch.cat(chunks), y)
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return accuracy(torch.cat([model(part) for part in x.split(_CHUNK)]), y).item()
 
 
 def _check_inside(x_adv: Tensor, x: Tensor, norm: str, eps: float) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -33,12 +34,14 @@ def open_source(name_or_path: str, root: str) -> Source:
     Raises SourceError when there is neither, with how to get a named one.
     """
     base = Path(root).expanduser()
+    if not name_or_path:
+        raise SourceError("the name is empty; give a folder of images or one of " + ", ".join(sorted(NAMED)))
     if num_classes := photograph_classes(name_or_path):
         return photographs_source(num_classes)
     if name_or_path in NAMED:
         return NAMED[name_or_path].open(base)
     folder = base / Path(name_or_path).expanduser()
-    if not folder.exists() and os.sep not in name_or_path:
+    if not os.path.exists(folder) and os.sep not in name_or_path:
         near = get_close_matches(name_or_path, NAMED, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join((*sorted(NAMED), f"{PHOTOGRAPHS}-K"))
@@ -174,7 +177,7 @@ def photographs_source(num_classes: int) -> Source:
 def photograph_classes(name: str) -> int:
     """K of 'photographs-K'; 0 for any other name."""
     kind, _, number = name.partition("-")
-    return int(number) if kind == PHOTOGRAPHS and number.isdecimal() else 0
+    return int(number) if kind == PHOTOGRAPHS and re.fullmatch(r"[1-9][0-9]{0,4}", number) else 0
 
 
 NAMED: dict[str, Named] = {

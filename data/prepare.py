@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from data.sources import Item, Source, SourceError
 
 Progress = Callable[[int, int], None]
 _SHARD_IMAGES = 10_000
+_LARGEST = 4096  # pixels a side
 _NAMES = f"a name ({', '.join((*sorted(NAMED), f'{PHOTOGRAPHS}-K'))})"
 
 
@@ -61,7 +63,8 @@ def prepare(source: Source, folder: Path, job: Job, progress: Progress = lambda 
     classes = source.classes
     dataset = Dataset(job.channels, job.image_size, classes, whole=job.short_side is not None)
     splits = _split_items(source.items, job)
-    total = sum(len(members) for members in splits.values())
+    wanted = {split: min(len(members), job.max_images or len(members)) for split, members in splits.items()}
+    total = sum(wanted.values())
     moments = _Moments(job.channels)
     rows, done = [], 0
     for split, members in splits.items():
@@ -69,13 +72,13 @@ def prepare(source: Source, folder: Path, job: Job, progress: Progress = lambda 
         def encoded(members: list[Item] = members, split: str = split) -> Iterator[Encoded]:
             nonlocal done
             watched = moments if split == job.split_names[0] else None
-            for image in _encode(members, split, job, dataset, watched):
+            for image in islice(_encode(members, split, job, dataset, watched), wanted[split]):
                 done += 1
-                progress(done + len(dataset.rejected), total)
+                progress(done, total)
                 yield image
 
         rows += write_split(folder, split, encoded(), _SHARD_IMAGES)
-    _refuse_bad(dataset.rejected, total, job.max_bad_fraction)
+    _refuse_bad(dataset.rejected, len(source.items), job.max_bad_fraction)
     dataset.counts = dict(Counter(row["split"] for row in rows))
     dataset.class_counts = dict(sorted(Counter(row["class_name"] for row in rows).items()))
     dataset.mean, dataset.std = moments.mean_std()
@@ -104,14 +107,17 @@ def _assign_splits(items: tuple[Item, ...], job: Job) -> list[str]:
 
 
 def _split_items(items: tuple[Item, ...], job: Job) -> dict[str, list[Item]]:
-    """Each split's items in a seeded order, so that a shard read in sequence does not go class by class."""
+    """Each split's items in a seeded order, so that a shard read in sequence does not go class by class.
+
+    With `max_images` the first ones are spread evenly over the classes; what cannot be decoded is replaced.
+    """
     own = _assign_splits(items, job)
     splits = {}
     for split in job.split_names:
         members = [item for item, its_split in zip(items, own, strict=True) if its_split == split]
         rng = np.random.Generator(np.random.Philox(key=[job.seed, 0]))
         shuffled = [members[index] for index in rng.permutation(len(members))]
-        splits[split] = _evenly(shuffled)[: job.max_images] if job.max_images else shuffled
+        splits[split] = _evenly(shuffled) if job.max_images else shuffled
     return splits
 
 
@@ -199,13 +205,17 @@ def main(
     ] = None,
     encoding: Annotated[str, typer.Option(help="png (lossless) or jpg (quality 95)")] = "png",
     max_images: Annotated[int | None, typer.Option(help="of each split, evenly over the classes")] = None,
-    seed: Annotated[int, typer.Option(help="of the split and of the order within shards")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="of the split and of the order within shards")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print the dataset's description as JSON")] = False,
 ) -> None:
     """Turn a collection of images into WebDataset shards with a Parquet manifest."""
     try:
         _check_options(out, channels, image_size, test_fraction)
         _check_storage(image_size, short_side, encoding, max_images)
+        if not 0 <= max_bad_fraction <= 1:
+            raise SourceError(f"--max-bad-fraction {max_bad_fraction}: must lie between 0 and 1")
         opened = open_source(source, root)
         job = Job(
             channels,
@@ -238,6 +248,8 @@ def _check_options(out: Path, channels: int, image_size: int, test_fraction: flo
         raise SourceError(f"--out {out}: object stores are not supported yet; give a folder")
     if channels not in (1, 3) or image_size < 1:
         raise SourceError("--channels must be 1 or 3 and --image-size at least 1")
+    if image_size > _LARGEST:
+        raise SourceError(f"--image-size {image_size}: must be at most {_LARGEST}")
     if not 0 < test_fraction < 1:
         raise SourceError(f"--test-fraction {test_fraction}: must lie between 0 and 1")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -14,7 +14,10 @@ from pathlib import Path
 from PIL import Image
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_SPLIT_FOLDERS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
+_SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "val", "valid", "validation"), "test"),
+}
 
 
 class SourceError(ValueError):
@@ -102,10 +105,16 @@ def _split_folders(listed: list[tuple[str, int, int]]) -> dict[str, str]:
     """Top folders are splits only when all of them are, and `train` is there with another or with classes."""
     paths = [relative.split("/") for relative, _, _ in listed]
     tops = {path[0] for path in paths if len(path) > 1}
-    deep = any(len(path) > 2 for path in paths)
-    if "train" in tops and tops <= _SPLIT_FOLDERS.keys() and (deep or len(tops) > 1):
-        return {top: _SPLIT_FOLDERS[top] for top in tops}
-    return {}
+    splits = {top: _SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in _SPLIT_FOLDERS}
+    deep = any(len(path) > 2 and path[0] in splits for path in paths)
+    if "train" not in splits.values() or not (deep or (len(tops) > 1 and splits.keys() == tops)):
+        return {}
+    if splits.keys() != tops:
+        others = ", ".join(sorted(tops - splits.keys())[:3])
+        raise SourceError(
+            f"has {' and '.join(sorted(splits))} beside {others}; keep only train and test (or val)"
+        )
+    return splits
 
 
 def _folder_item(root: Path, relative: str, splits: dict[str, str]) -> Item:

@@ -147,7 +147,8 @@ def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
     recipe, problems = load_recipe(options.pipeline, options.overrides)
     if options.smoke:
         available = dict.fromkeys(("CPU", "GPU"), inf) if options.ray_address else visible_devices()
-        recipe = replace(recipe, settings=smoke_settings(recipe.settings, available))
+        configured, recipe = recipe, replace(recipe, settings=smoke_settings(recipe.settings, available))
+        Terminal(to_stderr=options.as_json).stand_ins(configured.settings, recipe.settings)
     if plan_only or status_only:
         if problems:
             raise BadInput(problems)

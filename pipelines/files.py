@@ -8,6 +8,14 @@ from typing import Any
 from uuid import uuid4
 
 
+def path_exists(path: str | Path) -> bool:
+    """Also False for a path that no file can have."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -106,17 +106,18 @@ def _ordered(graph: Mapping[str, Node]) -> list[str]:
 
 
 def _train(stage: str, needs: dict[str, str], reads: tuple[str, ...]) -> Node:
-    reads = ("seed", *reads, "data.ood", "data.image_size", "compute")
+    reads = ("seed", *reads, "compute")
     return Node(stage, needs, reads, ("torch", "torchvision", "ray"))
 
 
 def _stage2(settings: Settings) -> Node:
     """Choosing the best model in training takes sampling and the reference's features."""
     needs = {"data": "preprocess", "start": "train_stage1"}
-    reads: tuple[str, ...] = ("stage2", "data.paired_views", "model.channels")
+    reads: tuple[str, ...] = ("stage2", "data.paired_views", "data.ood", "data.image_size", "model.channels")
     if settings.stage2.select == "best_frechet":
         needs["reference"] = "reference_stats"
-        reads += ("sample", *_FEATURES)
+        fields = ("step_size", "steps", "step_candidates", "mode", "batch_size")
+        reads += (*(f"sample.{field}" for field in fields), *_FEATURES)
         libraries = ("torch", "torchvision", "ray", "torch-fidelity")
         return replace(
             _train("train_stage2", needs, reads),

@@ -12,6 +12,7 @@ from data.named import open_source
 from data.noise_names import KINDS
 from data.sources import SourceError
 from pipelines.checkpoints import checkpoint_steps
+from pipelines.files import path_exists
 from pipelines.fingerprint import ROOT, changes, code_digests, digest, library_versions
 from pipelines.graph import STAGES, Node, build_graph, stage_needs
 from pipelines.problems import BadInput, Problem
@@ -92,7 +93,7 @@ def make_plan(
 def hashed_settings(node: Node, settings: Settings) -> dict[str, Any]:
     """The flat settings that the node reads and that can change its result."""
     return {
-        name: _file_identity(str(value)) if name in _FILES and value else value
+        name: _meaning(name, value)
         for name, value in flatten(settings).items()
         if name not in RUNTIME and any(name == path or name.startswith(f"{path}.") for path in node.reads)
     }
@@ -113,8 +114,19 @@ def _files_read(node: Node, settings: Settings) -> list[str]:
     ]
 
 
+def _meaning(name: str, value: Any) -> Any:
+    """What a setting's value stands for: files count by what they are, not by where they lie."""
+    if name in _FILES and value:
+        return _file_identity(str(value))
+    if name in ("data.in", "data.ood") and value not in KINDS:
+        return "files"  # their listing's digest is in the preprocess node's identity
+    return value
+
+
 def _file_identity(path: str) -> list[str]:
     """What a path leads to, without reading it: sizes and times of its files."""
+    if not path_exists(path):
+        return []
     root = Path(path)
     files = sorted(file for file in root.iterdir() if file.is_file()) if root.is_dir() else [root]
     return [
@@ -146,15 +158,11 @@ def _identify(
         "libraries": library_versions(node.libraries),
     }
     known = all(fingerprint is not None for fingerprint in inputs.values())
-    if absent := [path for path in _files_read(node, settings) if not Path(path).exists()]:
+    if absent := [path for path in _files_read(node, settings) if not path_exists(path)]:
         identity["absent"], known = absent, False
     if node.stage == "preprocess":
         identity["sources"] = source_identities(settings)
         known = not isinstance(identity["sources"], str)
-        # Where the images lie is not what they are: the listing's digest stands for them.
-        identity["settings"] = {
-            key: value for key, value in identity["settings"].items() if key not in ("data.in", "data.ood")
-        }
     return (digest({**identity, "stage": node.stage}) if known else None), identity
 
 

@@ -14,10 +14,12 @@ from urllib.request import urlopen
 from uuid import uuid4
 
 from atjem.checkpoint_files import unusable_start
+from data.augment_text import parse_augment
 from data.decode import UndecodableError, read_square
-from data.named import NAMED, open_source
+from data.named import open_source, photograph_classes
 from data.noise_names import KINDS
 from data.sources import Item, Source, SourceError
+from pipelines.files import path_exists, read_json
 from pipelines.problems import Problem
 from pipelines.settings import Settings
 
@@ -32,6 +34,7 @@ def check_settings(settings: Settings) -> list[Problem]:
         _check_workers,
         _check_checkpoint,
         _check_weights,
+        _check_augment,
     ]
     problems = [problem for check in checks for problem in check(settings)]
     return problems + list(_check_images(settings)) + list(_check_seeds(settings))
@@ -167,6 +170,22 @@ def _check_workers(settings: Settings) -> Iterator[Problem]:
             yield Problem(f"{name}.batch_size", str(stage.batch_size), f"must be divisible by {parts}")
 
 
+def _check_augment(settings: Settings) -> Iterator[Problem]:
+    """What is cut off or covered leaves something to see."""
+    size, stage2 = settings.data.image_size, settings.stage2
+    texts = {
+        "stage1.augment": settings.stage1.augment,
+        "stage2.augment": stage2.augment,
+        "stage2.augment_energy": stage2.augment_energy,
+        "stage2.augment_ood": stage2.augment_ood,
+    }
+    for name, text in texts.items():
+        spec = parse_augment(text)
+        if spec and (2 * spec.crop > size or spec.cutout >= size):
+            allowed = f"images are {size} pixels a side: pad by half of it or less, and cut out less than it"
+            yield Problem(name, repr(text), allowed)
+
+
 def _check_checkpoint(settings: Settings) -> Iterator[Problem]:
     path, url = settings.model.checkpoint, settings.model.checkpoint_url
     if path is None:
@@ -209,13 +228,19 @@ def _check_model_folder(path: str, settings: Settings) -> Iterator[Problem]:
             "model.checkpoint", path, f"{error}; give a model folder (model.json, model.safetensors)"
         )
         return
+    manifest = read_json(Path(path) / "manifest.json") or {}
+    if "smoke" in manifest.get("identity", {}):
+        yield Problem("model.checkpoint", path, "a smoke run made it, which trains nothing; give another")
+    source = _open(settings.data.in_, settings)
+    classes = spec.num_classes if isinstance(source, str) else len(source.classes)
     for name, own, wanted in (
+        ("num_classes", spec.num_classes, classes),
         ("arch", spec.arch, settings.model.arch),
         ("channels", spec.channels, settings.model.channels),
         ("image_size", spec.image_size, settings.data.image_size),
     ):
         if own != wanted:
-            yield Problem("model.checkpoint", f"{path} has {name} {own}", f"the recipe has {wanted}")
+            yield Problem("model.checkpoint", f"{path} has {name} {own}", f"this run has {wanted}")
 
 
 def _check_weights(settings: Settings) -> Iterator[Problem]:
@@ -234,7 +259,7 @@ def _check_weights(settings: Settings) -> Iterator[Problem]:
 
 
 def _unusable_weights(path: Path) -> str:
-    if not path.is_file():
+    if not path_exists(path) or not path.is_file():
         return "no such file"
     from atjem.fidelity import is_inception_file
 
@@ -256,6 +281,11 @@ def _check_images(settings: Settings) -> Iterator[Problem]:
     if classes and unlabelled:
         given = f"{settings.data.in_} has {unlabelled} images outside class folders"
         yield Problem("data.in", given, "move them into class folders or away")
+    seen = {item.label for item in source.items if item.split != "test"}
+    unseen = sorted({str(item.label) for item in source.items if item.label not in seen})
+    if classes and unseen and not source.known_classes:
+        given = f"{settings.data.in_} has {', '.join(unseen[:3])} only among its test images"
+        yield Problem("data.in", given, "each class needs training images")
     yield from _check_decodable("data.in", settings.data.in_, source, settings)
     num_train = round(len(source.items) * (1 - settings.data.test_fraction))
     splits = [item.split for item in source.items]
@@ -280,8 +310,8 @@ def _check_seeds(settings: Settings) -> Iterator[Problem]:
     name = settings.data.ood
     if name in KINDS:
         return
-    if name == settings.data.in_ and name in NAMED:
-        allowed = f"the images to learn are no seeds; use {', '.join(KINDS)} or a folder of images"
+    if _overlap(name, settings.data.in_, settings.data.root):
+        allowed = f"the images to learn are no seeds; use {', '.join(KINDS)} or a folder of other images"
         yield Problem("data.ood", name, allowed)
         return
     source = _open(name, settings)
@@ -301,6 +331,14 @@ def _check_seeds(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             "data.ood", f"{name} holds out no seeds for sampling", "give more seeds, or a test folder"
         )
+
+
+def _overlap(seeds: str, images: str, root: str) -> bool:
+    """The same collection, or one folder inside the other."""
+    if seeds == images and not photograph_classes(seeds):
+        return True
+    folders = [(Path(root) / Path(name).expanduser()).resolve() for name in (seeds, images)]
+    return folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0])
 
 
 def _open(name: str, settings: Settings) -> Source | str:

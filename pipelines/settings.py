@@ -42,7 +42,7 @@ class Data(Section):
         "noise-smooth", description="seeds: noise-smooth, noise-uniform, openimages or a folder of images"
     )
     root: str = Field(".", description="where named collections and relative paths of `in` and `ood` start")
-    image_size: Positive = Field(
+    image_size: Annotated[int, Field(ge=1, le=4096)] = Field(
         description="pixels a side after resizing the short side and centre-cropping"
     )
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -217,7 +217,7 @@ class Evaluate(Section):
         "inception", description="inception, or a classifier trained on the data; random is for --smoke alone"
     )
     inception_weights: str | None = Field(None, description="file of torch-fidelity's 2015 Inception weights")
-    extractor_steps: NonNegative = Field(300, description="training steps of the classifier extractor")
+    extractor_steps: Positive = Field(300, description="training steps of the classifier extractor")
     robust: Robust
     ood: Ood = Ood()
 
@@ -245,11 +245,13 @@ class Published(Section):
     """Figures of a paper, shown beside a run's own."""
 
     source: str
-    metrics: dict[str, float] = Field(description="by the names of this project's metrics")
+    metrics: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        description="by the names of this project's metrics"
+    )
 
 
 class Settings(Section):
-    seed: NonNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     data: Data
     model: Model
     stage1: Stage

@@ -3,16 +3,17 @@
 What comes out is no result: fingerprints are salted, metrics prefixed, the runs in their own experiment.
 """
 
-from pathlib import Path
 from typing import Any
 
 from data.named import NAMED, PHOTOGRAPHS, open_source
 from data.noise_names import KINDS
 from data.sources import SourceError
+from pipelines.files import path_exists
 from pipelines.settings import Settings, Stage
 
 PREFIX, SUFFIX = "smoke_", "-smoke"
 _STEPS, _ATTACK_STEPS, _IMAGES, _BATCH = 2, 2, 12, 2
+_WORKERS = 8  # at most: the photographs are few
 _CLASSES = 10  # of photographs that stand in for a folder of unknown classes
 
 
@@ -23,9 +24,10 @@ def smoke_settings(settings: Settings, available: dict[str, float]) -> Settings:
     """
     compute = _compute(settings, available)
     batch_size = _BATCH * compute["num_workers"]
+    images = max(_IMAGES, batch_size)
     changed: Settings = _changed(
         settings,
-        data=_data(settings),
+        data=_data(settings) | {"max_images": images},
         model={"checkpoint": _present(settings.model.checkpoint)},
         stage1=_stage(settings.stage1, batch_size),
         stage2=_stage(settings.stage2, batch_size)
@@ -64,7 +66,7 @@ def _data(settings: Settings) -> dict[str, Any]:
     num_classes = named.num_classes if named and named.num_classes else _CLASSES
     stand_ins = {"in_": f"{PHOTOGRAPHS}-{num_classes}", "ood": f"{PHOTOGRAPHS}-{_CLASSES}"}
     missing = {field: name for field, name in stand_ins.items() if not _is_there(settings, field)}
-    return {"max_images": _IMAGES, **missing}
+    return missing
 
 
 def _is_there(settings: Settings, field: str) -> bool:
@@ -79,7 +81,7 @@ def _is_there(settings: Settings, field: str) -> bool:
 
 
 def _present(path: str | None) -> str | None:
-    return path if path is not None and Path(path).exists() else None
+    return path if path is not None and path_exists(path) else None
 
 
 def _stage(stage: Stage, batch_size: int) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def _compute(settings: Settings, available: dict[str, float]) -> dict[str, Any]:
     own = settings.compute
     asked = {"CPU": own.num_workers * own.cpus_per_worker, "GPU": own.num_workers * own.gpus_per_worker}
     if all(amount <= available.get(kind, 0) for kind, amount in asked.items()):
-        return {"num_workers": own.num_workers, "log_every": 1}
+        return {"num_workers": min(own.num_workers, _WORKERS), "log_every": 1}
     cpus = max(1, int(available.get("CPU", 1)))
     return {
         "num_workers": 1,

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from pipelines.number_text import MAIN_METRICS, shown
 from pipelines.plan import Plan
+from pipelines.settings import Settings
 
 _NAMED = 5  # rejected images that are named on the screen
 _LINE_SECONDS = 10  # between plain progress lines of one stage
@@ -53,6 +54,16 @@ class Terminal:
 
     def waiting(self, process: str) -> None:
         self.say(f"another run (process {process}) works in this workdir; waiting for it to end", "yellow")
+
+    def stand_ins(self, configured: Settings, smoke: Settings) -> None:
+        """What a smoke run takes in place of what is not there."""
+        for name, given, taken in (
+            ("data.in", configured.data.in_, smoke.data.in_),
+            ("data.ood", configured.data.ood, smoke.data.ood),
+            ("model.checkpoint", configured.model.checkpoint, smoke.model.checkpoint),
+        ):
+            if given != taken:
+                self.say(f"smoke: {name}={given} is not there; {taken or 'random weights'} instead", "yellow")
 
     def plan(self, plan: Plan) -> None:
         """Per stage: what will happen, why, and its fingerprint."""

@@ -29,6 +29,7 @@ _CARDS = (
     ("frechet_distance", "Fréchet distance"),
     ("ece", "calibration error"),
 )
+_ABOUT_DATA = ("preprocess", "reference_stats")
 _TRAINING = {"train_stage1": "Stage 1", "train_stage2": "Stage 2"}
 _BOX, _GAP_X, _GAP_Y = (170, 46), 44, 16  # of the stage graph, in its own units
 
@@ -48,6 +49,7 @@ def run(context: StageContext) -> dict[str, Any]:
         models=[_MODELS[part] for part in _parts(manifests)],
         metrics=_metrics(manifests, published),
         published=published.source if published else "",
+        of_data=[(name, shown(value)) for name, value in sorted(_of_data(manifests).items())],
         absent=_absent(manifests),
         charts=_charts(context.inputs, manifests),
         graph=_graph(manifests, context.inputs),
@@ -78,10 +80,11 @@ def _parts(manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _merged(manifests: Mapping[str, Mapping[str, Any]], key: str, part: str = "") -> dict[str, Any]:
-    """One kind of facts of a model: what its training stages say is left out."""
+    """One kind of facts of a model: what its training stages say is left out, and what is of the data."""
     merged: dict[str, Any] = {}
     for manifest in manifests.values():
-        if manifest["part"] == part and not manifest["stage"].startswith("train_"):
+        stage = manifest["stage"]
+        if manifest["part"] == part and stage not in _ABOUT_DATA and not stage.startswith("train_"):
             merged |= manifest.get(key, {})
     return merged
 
@@ -96,9 +99,14 @@ def _absent(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
 
 def _subtitle(manifests: Mapping[str, Mapping[str, Any]]) -> str:
     seconds = sum(manifest["seconds"] for manifest in manifests.values())
-    metrics = _merged(manifests, "metrics")
+    metrics = _of_data(manifests)
     counts = f"{shown(metrics.get('num_train_images'))} training and {shown(metrics.get('num_test_images'))}"
     return f"{counts} test images; {seconds / 60:.1f} minutes of stage time, counting reused stages"
+
+
+def _of_data(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Figures that belong to the images and their features, not to a model."""
+    return {name: v for stage in _ABOUT_DATA for name, v in manifests[stage]["metrics"].items()}
 
 
 def _cards(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -107,7 +115,7 @@ def _cards(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     for name, label in _CARDS:
         note = f"stage 1: {shown(first[name])}" if name in first else ""
         if name == "frechet_distance":
-            note += f"; test images: {shown(own.get('train_test_frechet_distance'))}"
+            note += f"; test images: {shown(_of_data(manifests)['train_test_frechet_distance'])}"
         cards.append({"label": label, "value": shown(own.get(name)) or "absent", "note": note.strip("; ")})
     return cards
 

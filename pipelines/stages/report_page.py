@@ -77,6 +77,10 @@ runs; none of these figures or pictures is a result.</p>
 {% for names, reason in absent %}<p class="small">Absent: <code>{{ names }}</code>, since {{ reason }}.</p>
 {% endfor %}
 
+<details><summary>Images and features</summary><div class="wide"><table>
+{% for name, value in of_data %}<tr><td>{{ name }}</td><td class="number">{{ value }}</td></tr>
+{% endfor %}</table></div></details>
+
 <h2>Curves</h2>
 <div class="charts">
 {% for chart in charts %}<figure><picture>

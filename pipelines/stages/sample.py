@@ -37,7 +37,11 @@ def run(context: StageContext) -> dict[str, Any]:
     _write(context, sampler, pixels)
     draw_grid(seeds, pixels, sampler.num_classes, context.folder / GRID_FILE)
     draw_frames(_trajectory(sampler, chosen), context.folder / TRAJECTORY_FILE)
-    metrics = {"sample_steps": chosen, "samples_per_second": settings.num_samples / seconds}
+    metrics = {
+        "sample_steps": chosen,
+        "sample_seeds": min(settings.num_samples, len(sampler.seeds["final"])),
+        "samples_per_second": settings.num_samples / seconds,
+    }
     points = [{"step": steps, "selection_frechet_distance": value} for steps, value in curve.items()]
     return {"metrics": metrics, "points": points, "protocol": {"sample_steps": chosen}}
 

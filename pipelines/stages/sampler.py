@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from atjem.fidelity import FeatureMoments, Statistics, extract, frechet_distance
 from atjem.sampling import quantize, sample_at
 from data.images import Images, Indices
+from data.noise_names import KINDS
 from data.rng import stream_seed
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, read_dataset, seed_images
@@ -26,16 +27,22 @@ class Sampler:
         self.settings, self.report = settings.sample, context.report
         self.model, self.device = model, device
         self.num_classes = len(read_dataset(context.inputs["data"]).classes)
-        self.seeds: Images = seed_images(
+        self.seeds = {"final": self._seeds(context, held_out=True)}
+        # Seeds of files are few: every choice before the figures is made on those of the training.
+        self.seeds["selection"] = self._seeds(context, held_out=settings.data.ood in KINDS)
+        self.order_seed = stream_seed(settings.seed, "sample/order")
+
+    @staticmethod
+    def _seeds(context: StageContext, *, held_out: bool) -> Images:
+        settings = context.settings
+        return seed_images(
             context.inputs["data"],
             settings.data.ood,
-            held_out=True,
+            held_out=held_out,
             seed=settings.seed,
             channels=settings.model.channels,
             image_size=settings.data.image_size,
         )
-        rng = np.random.Generator(np.random.Philox(key=[stream_seed(settings.seed, "sample/order"), 0]))
-        self.order = rng.permutation(len(self.seeds))
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -43,12 +50,14 @@ class Sampler:
         return tuple(sorted(self.settings.step_candidates)) or (self.settings.steps,)
 
     def indices(self, purpose: str, num: int) -> Indices:
-        """Final samples take held-out seeds from the front, every choice before them from the back.
+        """Final samples take their seeds from the front of a seeded order, choices from the back.
 
-        They are disjoint as long as there are seeds enough; with fewer, seeds are used again.
+        Where both are noise, that keeps them apart; files come from different splits. With fewer seeds than
+        samples, seeds are used again.
         """
-        order = self.order if purpose == "final" else self.order[::-1]
-        return np.resize(order, num)
+        rng = np.random.Generator(np.random.Philox(key=[self.order_seed, 0]))
+        order = rng.permutation(len(self.seeds[purpose]))
+        return np.resize(order if purpose == "final" else order[::-1], num)
 
     def labels(self, num: int) -> Tensor:
         """0, 1, ... K-1, 0, ...: classes are balanced."""
@@ -66,7 +75,7 @@ class Sampler:
         indices, labels = self.indices(purpose, padded), self.labels(padded)
         for start in range(rank * size, num, world_size * size):
             end = min(start + size, num)
-            seeds = self.seeds.get(indices[start : start + size])
+            seeds = self.seeds[purpose].get(indices[start : start + size])
             images = sample_at(
                 self.model,
                 as_float(seeds, self.device),

@@ -19,7 +19,7 @@ from pipelines.stages.training import BEST_FILE, BEST_STATE_FILE
 class BestModel:
     """Looks at the EMA model every `stage2.select_every` steps and keeps the best one's weights.
 
-    Seeds and statistics are not those of the final figures: held-out seeds from the back, the test images.
+    Seeds and statistics are not those of the final figures: see `Sampler.indices`, and the test images.
     Part of every checkpoint, so that a resumed training chooses as an uninterrupted one.
     """
 

@@ -112,6 +112,9 @@ def train(
                 break
             context.report.points(curve[-1:] if is_lead else [])
         if chooser and chooser.is_due(done):
+            if not _is_finite(learner.ema.module):  # quantised samples would hide it
+                write_json(context.checkpoints / DIVERGED_FILE, {"step": done, "loss": math.nan})
+                break
             faulthandler.cancel_dump_traceback_later()
             _look(chooser, done, learner, curve, device)
             context.report.points(curve[-1:] if is_lead else [])
@@ -173,6 +176,10 @@ def _precision(name: str, device_type: str) -> Callable[[], AbstractContextManag
     return nullcontext
 
 
+def _is_finite(model: torch.nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
 def _look(chooser: "BestModel", done: int, learner: Learner, curve: Curve, device: torch.device) -> None:
     """Adds the look's figure to the point of this step."""
     distance = chooser.look(done, learner.ema.module.eval(), device)
@@ -220,11 +227,13 @@ def _publish(context: StageContext, steps: int) -> dict[str, Any]:
         if file.name.startswith("model.") or file.name == CURVE_FILE:
             shutil.copy2(file, context.folder)
     curve: Curve = json.loads((context.folder / CURVE_FILE).read_text())
-    last = {f"final_{name}": value for name, value in (curve[-1] if curve else {}).items() if name != "step"}
+    kept_apart = ("step", "selection_frechet_distance")
+    point = curve[-1] if curve else {}
+    last = {f"final_{name}": value for name, value in point.items() if name not in kept_apart}
     best = read_json(found[1] / BEST_STATE_FILE)
     if best is not None:
         shutil.copy2(found[1] / BEST_FILE, context.folder / WEIGHTS_FILE)
-        last["selected_step"] = best["step"]
+        last |= {"selected_step": best["step"], "selected_frechet_distance": best["frechet_distance"]}
     return {"metrics": {**last, "steps": steps}}
 
 
