@@ -102,13 +102,18 @@ def _walk(root: Path) -> list[tuple[str, int, int]]:
 
 
 def _split_folders(listed: list[tuple[str, int, int]]) -> dict[str, str]:
-    """Top folders are splits only when all of them are, and `train` is there with another or with classes."""
+    """Top folders are splits only when all of them are, and `train` is there with another or with classes.
+
+    Raises SourceError where train and test lie beside something else.
+    """
     paths = [relative.split("/") for relative, _, _ in listed]
     tops = {path[0] for path in paths if len(path) > 1}
     splits = {top: _SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in _SPLIT_FOLDERS}
     deep = any(len(path) > 2 and path[0] in splits for path in paths)
     if "train" not in splits.values() or not (deep or (len(tops) > 1 and splits.keys() == tops)):
         return {}
+    if splits.keys() != tops and "test" not in splits.values():
+        return {}  # a class of trains beside other classes
     if splits.keys() != tops:
         others = ", ".join(sorted(tops - splits.keys())[:3])
         raise SourceError(

@@ -210,3 +210,16 @@ def test_items_are_loaded_once_and_only_when_asked_for():
 def test_known_classes_are_classes_without_images_too():
     source = Source("some", "0", lambda: (Item("1", "b", None, Image.Image),), ("c", "a", "b"))
     assert source.classes == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("Train", "Val"), ("training", "testing")], ids=str)
+def test_split_folders_in_any_spelling(tmp_path, write_images, splits):
+    source = folder_source(write_images(tmp_path, *(f"{split}/cat/1.png" for split in splits)))
+    assert source.classes == ["cat"]
+    assert sorted(str(item.split) for item in source.items) == ["test", "train"]
+
+
+def test_split_folders_beside_something_else_are_refused(tmp_path, write_images):
+    write_images(tmp_path, "train/cat/1.png", "test/cat/1.png", "extra/1.png")
+    with pytest.raises(SourceError, match="has test and train beside extra; keep only train and test"):
+        folder_source(tmp_path)
