@@ -21,6 +21,7 @@ from published_sources import (
 )
 
 from atjem.checkpoint import save_model
+from atjem.models.registry import ModelSpec, build_model
 from atjem.published import export_published, load_published, load_start
 from atjem.published_layouts import LAYOUTS, split_wrappers
 
@@ -207,3 +208,14 @@ def test_start_from_a_file_and_from_a_folder(wide, save, tmp_path):
     save_model(from_file, folder)
     load_start(from_folder, folder)
     assert_same_weights(from_file, from_folder)
+
+
+def test_model_folder_brings_its_own_normalisation(tmp_path):
+    """What model.json says afterwards is what the network does."""
+    made = build_model(ModelSpec("wrn-10-1", 3, 1, 8, (0.3,), (0.2,)))
+    save_model(made, tmp_path)
+    model = build_model(ModelSpec("wrn-10-1", 3, 1, 8, (0.5,), (0.5,)))
+    load_start(model, tmp_path)
+    assert (model.spec.mean, model.spec.std) == ((0.3,), (0.2,))
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model.eval()(x), made.eval()(x))

@@ -91,3 +91,16 @@ def test_parameter_gradients_are_untouched(make_classifier):
     pgd_accuracy(model, x, y, norm="L2", eps=0.3, num_steps=3, seed=0)
     autoattack_accuracy(model, x[:1], y[:1], norm="L2", eps=0.3, num_classes=4, seed=0)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_pgd_accuracy_does_not_depend_on_the_chunks(make_classifier, monkeypatch):
+    """Memory is bounded by the chunk, not by the number of images."""
+    x, y = images_with_radii([0.05, 0.2, 0.28, 0.32, 0.4, 0.5, -0.1, 0.29] * 3, "L2", 4)
+    sizes, model = [], make_classifier(4)
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    options = {"norm": "L2", "eps": 0.3, "num_steps": 5, "seed": 0}
+    whole = pgd_accuracy(model, x, y, **options)
+    monkeypatch.setattr("atjem.robustness._CHUNK", 5)
+    sizes.clear()
+    assert pgd_accuracy(model, x, y, **options) == whole
+    assert max(sizes) == 5

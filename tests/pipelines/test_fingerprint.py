@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines.fingerprint import PACKAGES, ROOT, code_digests, digest
 from pipelines.graph import STAGES, build_graph
@@ -61,6 +62,31 @@ def test_choosing_by_samples_makes_the_sampler_the_trainings_code():
     best = build_graph(load_recipe("digits", ["stage2.select=best_frechet"])[0].settings)["train_stage2"]
     assert "atjem/sampling.py" not in node_code(last)
     assert "atjem/sampling.py" in node_code(best)
+
+
+def test_choosing_by_samples_does_not_depend_on_how_many_are_made_later():
+    choose = ("stage2.select=best_frechet", "stage2.select_samples=50")
+    before = _fingerprints(*choose)["train_stage2"]
+    assert (
+        _fingerprints(*choose, "sample.num_samples=77", "sample.num_selection=33")["train_stage2"] == before
+    )
+    assert _fingerprints(*choose, "sample.step_size=0.3")["train_stage2"] != before
+
+
+def test_images_that_moved_are_the_same_images(tmp_path):
+    for folder in ("images/cat", "images/dog", "seeds"):
+        (tmp_path / "old" / folder).mkdir(parents=True)
+        Image.effect_noise((8, 8), 50).save(tmp_path / "old" / folder / "1.png")
+
+    def fingerprints(place: str) -> dict[str, str | None]:
+        return _fingerprints(
+            f"data.in={tmp_path / place / 'images'}", f"data.ood={tmp_path / place / 'seeds'}"
+        )
+
+    before = fingerprints("old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert fingerprints("new") == before
+    assert _fingerprints(f"data.in={tmp_path / 'new/images'}")["train_stage1"] != before["train_stage1"]
 
 
 def _stale_stages(root: Path, before: dict[str, dict[str, str]]) -> set[str]:

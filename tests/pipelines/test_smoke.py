@@ -10,6 +10,7 @@ from PIL import Image
 from running import reduced_arguments
 
 from pipelines.graph import STAGES
+from pipelines.preflight import check_settings
 from pipelines.recipe import load_recipe
 from pipelines.smoke import smoke_settings
 
@@ -118,6 +119,17 @@ def test_photographs_stand_in_for_missing_data_with_the_same_classes(name, num_c
     assert settings.data.image_size == recipe.settings.data.image_size
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+def test_what_a_smoke_run_made_is_no_start(pipeline, smoke, workdir, tmp_path):
+    (model,) = [row["artifact"] for row in smoke.json["stages"] if row["name"] == "train_stage2"]
+    sets = [f"model.checkpoint={model}", "data.in=photographs-10", "data.ood=noise-smooth"]
+    arguments = [word for text in sets for word in ("--set", text)]
+    result = pipeline("--pipeline", "cifar10", "--workdir", str(tmp_path), *arguments)
+    assert result.code == 2
+    assert any("a smoke run made it" in line for line in result.errors)
+
+
 def test_configured_images_are_used_when_present(tmp_path):
     for folder in ("own/a", "own/b", "seeds"):
         (tmp_path / folder).mkdir(parents=True)
@@ -136,6 +148,7 @@ def test_workers_are_the_recipes_where_they_fit(available, workers, gpus):
     settings = smoke_settings(load_recipe("imagenet256")[0].settings, available)
     assert (settings.compute.num_workers, settings.compute.gpus_per_worker) == (workers, gpus)
     assert settings.stage2.batch_size % settings.compute.num_workers == 0
+    assert check_settings(settings) == []
 
 
 @pytest.mark.parametrize("setting", ["evaluate.feature_extractor=random", "evaluate.robust.iterations=2"])

@@ -1,0 +1,66 @@
+"""What preflight finds in folders and weights, without a process of its own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from atjem.checkpoint import save_model
+from atjem.models.registry import ModelSpec, build_model
+from pipelines.preflight import check_settings
+from pipelines.recipe import load_recipe
+
+SMALL = ("stage1.batch_size=8", "stage2.batch_size=8")
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """Forty images in two classes, with splits."""
+    rng = np.random.default_rng(0)
+    for index in range(80):
+        folder = (
+            tmp_path / "images" / ("test" if index % 2 else "train") / ("cat" if index % 4 < 2 else "dog")
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{index}.png")
+    return tmp_path / "images"
+
+
+def _problems(*overrides: str) -> list[str]:
+    recipe, problems = load_recipe("digits", (*SMALL, *overrides))
+    assert problems == []
+    return [str(problem) for problem in check_settings(recipe.settings)]
+
+
+def test_sound_folder_has_no_problem(images):
+    assert _problems(f"data.in={images}") == []
+
+
+@pytest.mark.parametrize("seeds", ["", "/train", "/.."], ids=["the-same", "inside", "around"])
+def test_images_to_learn_are_no_seeds(images, seeds):
+    (problem,) = _problems(f"data.in={images}", f"data.ood={images}{seeds}")
+    assert "the images to learn are no seeds" in problem
+
+
+def test_class_without_training_images_is_named(images):
+    (images / "test" / "dog").rename(images / "test" / "Dog")
+    assert any("Dog only among its test images" in problem for problem in _problems(f"data.in={images}"))
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "arch", "problems"),
+    [(10, "wrn-10-1", 0), (7, "wrn-10-1", 1), (10, "wrn-16-1", 1)],
+    ids=["fits", "classes", "arch"],
+)
+def test_model_folder_must_fit(tmp_path, num_classes, arch, problems):
+    model = build_model(ModelSpec(arch, num_classes, 1, 8, (0.3,), (0.2,)))
+    save_model(model, tmp_path)
+    assert len(_problems(f"model.checkpoint={tmp_path}")) == problems
+
+
+def test_published_file_needs_a_known_normalisation(tmp_path):
+    torch.save({}, tmp_path / "weights.pt")
+    (problem,) = _problems(f"model.checkpoint={tmp_path / 'weights.pt'}")
+    assert problem.startswith("error: model.normalization: 'data'")
