@@ -42,6 +42,7 @@ bench: .venv/.installed  ## Run the benchmarks
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 ui: .venv/.installed  ## MLflow UI of runs/ on 127.0.0.1:5000 (others: make ui PORT=5001 RUNS=DIR)
+	@echo "runs: http://127.0.0.1:$(PORT)/#/experiments (Model training, not GenAI, then an experiment)"
 	PYTHONWARNINGS=ignore MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
 	  $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///$(abspath $(RUNS)/mlflow.db)

@@ -11,6 +11,7 @@ import typer
 
 from pipelines.interrupt import StopRequest
 from pipelines.lock import locked
+from pipelines.number_text import SMOKE_PREFIX
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import (
     check_cluster,
@@ -25,7 +26,7 @@ from pipelines.problems import BadInput, Problem
 from pipelines.recipe import Recipe, load_recipe, shipped_recipes
 from pipelines.redact import redact
 from pipelines.results import print_json, say_where, stage_row, stage_rows
-from pipelines.smoke import PREFIX, SUFFIX, smoke_settings
+from pipelines.smoke import SUFFIX, smoke_settings
 from pipelines.status import show_statuses, stage_statuses
 from pipelines.store import Store
 from pipelines.terminal import Terminal
@@ -300,7 +301,7 @@ def _follow(
     terminal.stages(stages)
     if metrics and status == "done":
         paper = recipe.settings.published
-        terminal.metrics(metrics, paper.metrics if paper else {}, PREFIX * plan.smoke)
+        terminal.metrics(metrics, paper.metrics if paper else {}, SMOKE_PREFIX * plan.smoke)
     say_where(terminal, store, stages, tracking_uri, recorder, failed, status, options.command)
     if options.as_json:
         print_json(recipe.name, recorder.run_id, status, stages, metrics)

@@ -1,5 +1,7 @@
 """Figures as people read them, on the screen and in the report."""
 
+SMOKE_PREFIX = "smoke_"  # of every figure that is no result
+
 # In this order, before any other.
 MAIN_METRICS = (
     "clean_accuracy",

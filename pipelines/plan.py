@@ -19,6 +19,7 @@ from pipelines.problems import BadInput, Problem
 from pipelines.settings import RUNTIME, Settings, flatten
 from pipelines.store import Store
 
+_KINDS = {"settings": "setting", "code": "code", "libraries": "library version"}
 _FILES = ("model.checkpoint", "evaluate.inception_weights")  # settings that name files: contents count
 
 
@@ -187,17 +188,16 @@ def _decide(
         return "run", f"{named} will be made anew"
     if failure := store.failure(node.stage, fingerprint):
         return "run", f"failed the last time: {failure}"
-    last = store.latest_manifest(node.stage, node.part, smoke="smoke" in identity)
-    return "run", _why(identity, last)
+    return "run", _why(identity, store.manifests(node.stage, node.part, smoke="smoke" in identity))
 
 
-def _why(identity: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
-    """What differs from the newest finished artifact of the same node."""
-    if last is None:
+def _why(identity: Mapping[str, Any], finished: list[dict[str, Any]]) -> str:
+    """What differs from the most similar finished artifact of the same node; of equals, the newest."""
+    if not finished:
         return "has not been run yet"
-    then = last["identity"]
+    then = min(reversed(finished), key=lambda manifest: _distance(manifest["identity"], identity))["identity"]
     found = []
-    for kind, what in (("settings", "setting"), ("code", "code"), ("libraries", "library version")):
+    for kind, what in _KINDS.items():
         if names := changes(then.get(kind, {}), identity[kind]):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             found.append(f"changed {what}: {', '.join(names[:3])}{more}")
@@ -206,6 +206,10 @@ def _why(identity: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
     if not found and then.get("inputs") != identity["inputs"]:
         found.append("its inputs changed")
     return "; ".join(found) or "its files are missing or damaged"
+
+
+def _distance(then: Mapping[str, Any], now: Mapping[str, Any]) -> int:
+    return sum(len(changes(then.get(kind, {}), now[kind])) for kind in _KINDS)
 
 
 def _check_names(options: Mapping[str, str | None], force: Iterable[str]) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 from pipelines.figures import draw_curves
 from pipelines.files import read_json_list
 from pipelines.graph import Node
-from pipelines.number_text import MAIN_METRICS
+from pipelines.number_text import MAIN_METRICS, SMOKE_PREFIX
 from pipelines.plan import Plan
 from pipelines.provenance import provenance
 from pipelines.recipe import Recipe
 from pipelines.settings import RUNTIME, flatten
-from pipelines.smoke import PREFIX
 from pipelines.tracking import Tracker
 
 _TRAINING = ("train_stage1", "train_stage2")
@@ -34,7 +33,7 @@ class Recorder:
         settings = flatten(recipe.settings)
         settings = {name: value for name, value in settings.items() if not name.startswith("published")}
         params = {name: value for name, value in settings.items() if name not in RUNTIME}
-        self.prefix = PREFIX if plan.smoke else ""
+        self.prefix = SMOKE_PREFIX if plan.smoke else ""
         self.provenance = provenance() | ({"atjem.smoke": "true"} if plan.smoke else {})
         runtime = ", ".join(f"{name}={settings[name]}" for name in sorted(RUNTIME))
         tags = self.provenance | {"atjem.runtime": runtime, "atjem.workdir": str(workdir)}

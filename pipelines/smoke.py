@@ -11,7 +11,7 @@ from data.sources import SourceError
 from pipelines.files import path_exists
 from pipelines.settings import Settings, Stage
 
-PREFIX, SUFFIX = "smoke_", "-smoke"
+SUFFIX = "-smoke"  # of the experiment's name
 _STEPS, _ATTACK_STEPS, _IMAGES, _BATCH = 2, 2, 12, 2
 _WORKERS = 8  # at most: the photographs are few
 _CLASSES = 10  # of photographs that stand in for a folder of unknown classes

@@ -64,13 +64,13 @@ class Store:
                 return None
         return manifest
 
-    def latest_manifest(self, stage: str, part: str, *, smoke: bool = False) -> dict[str, Any] | None:
-        """The newest finished artifact of a stage's part, to tell what has changed since."""
+    def manifests(self, stage: str, part: str, *, smoke: bool = False) -> list[dict[str, Any]]:
+        """Of the finished artifacts of a stage's part, oldest first: to tell what has changed since."""
         folders = (self.workdir / "artifacts" / stage).glob(f"[!.]*/{MANIFEST_FILE}")
         manifests = (read_json(file) for file in folders)
         sound = [m for m in manifests if m is not None and _is_manifest(m)]
         own = [m for m in sound if m.get("part") == part and ("smoke" in m["identity"]) == smoke]
-        return max(own, key=lambda m: m["created"], default=None)
+        return sorted(own, key=lambda m: m["created"])
 
     @contextmanager
     def new_artifact(self, stage: str, fingerprint: str) -> Iterator["Draft"]:

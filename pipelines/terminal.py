@@ -12,6 +12,7 @@ from rich.text import Text
 from pipelines.number_text import MAIN_METRICS, shown
 from pipelines.plan import Plan
 from pipelines.settings import Settings
+from pipelines.verdict import warnings
 
 _NAMED = 5  # rejected images that are named on the screen
 _LINE_SECONDS = 10  # between plain progress lines of one stage
@@ -30,11 +31,11 @@ class Terminal:
         self.console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal
         self.bars = Progress(
-            TextColumn("[bold]{task.description:<26}"),
+            TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
             console=self.console,
             disable=not self.live,
         )
@@ -92,7 +93,7 @@ class Terminal:
             columns += [(title, part)] if part else []
         columns += [("paper", dict(published))] if published else []
         rows = [
-            (name, *(shown(figures.get(name)) for _, figures in columns))
+            (smoke_prefix + name, *(shown(figures.get(name)) for _, figures in columns))
             for name in MAIN_METRICS
             if any(name in figures for _, figures in columns)
         ]
@@ -103,6 +104,9 @@ class Terminal:
             self.rows(("metric", *(title for title, _ in columns)), rows)
         if smoke_prefix:
             self.say("smoke: everything ran; none of these figures is a result", "yellow")
+            return
+        for warning in warnings(metrics):
+            self.say(f"beware: {warning}", "yellow")
 
     def started(self, name: str, reason: str) -> None:
         self._printed[name] = time.monotonic() - _LINE_SECONDS / 2
@@ -161,7 +165,10 @@ class Terminal:
                     "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
                 )
             return
-        table = Table(*header, box=None, header_style="bold", pad_edge=False)
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for title in header[:-1]:
+            table.add_column(title, no_wrap=True)
+        table.add_column(header[-1])
         for first, state, *others in rows:
             table.add_row(first, Text(state, _COLOURS.get(state, "")), *others)
         self.console.print(table, soft_wrap=False)

@@ -22,7 +22,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 # Settings that a reader would not give: they make a run of minutes or hours one of seconds.
 SMALLER = REDUCED | {"stage2.objective": "dat"}
-OWN = {"model.arch": "wrn-10-1", "stage1.steps": 2, "stage2.steps": 2, "compute.gpus_per_worker": 0}
+OWN = {
+    "model.arch": "wrn-10-1",
+    "stage1.steps": 2,
+    "stage2.steps": 2,
+    "stage1.batch_size": 8,
+    "stage2.batch_size": 8,
+    "stage2.select_samples": 10,
+    "compute.gpus_per_worker": 0,
+    "compute.cpus_per_worker": 1,
+}
 CLUSTER = {"compute.num_workers": 1, "compute.gpus_per_worker": 0, "compute.cpus_per_worker": 1}
 
 
@@ -202,11 +211,7 @@ def test_recipe_with_data_names_what_is_missing(place):
 
 
 def test_own_images(place):
-    done = _run(
-        f"{_find('data.in=IMAGES')} --until train_stage2",
-        place,
-        SMALLER | OWN | {"stage1.batch_size": 8, "stage2.batch_size": 8},
-    )
+    done = _run(f"{_find('data.in=IMAGES')} --until train_stage2", place, SMALLER | OWN)
     assert done.returncode == 0, done.stderr
 
 

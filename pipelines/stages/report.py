@@ -1,22 +1,26 @@
 """One page that shows a whole run: figures, samples, curves, calibration, stages and lineage."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jinja2 import Environment
-from markupsafe import Markup, escape
 from pydantic import BaseModel
 
 from pipelines.context import StageContext, View
 from pipelines.curves import panels
 from pipelines.files import read_json, read_json_list
 from pipelines.fingerprint import digest
-from pipelines.number_text import MAIN_METRICS, shown
+from pipelines.number_text import MAIN_METRICS, SMOKE_PREFIX, shown
 from pipelines.stages.charts import Draw, curves, draw_chart, reliability
+from pipelines.stages.inputs import labelled_images
+from pipelines.stages.pictures import draw_frames
+from pipelines.stages.report_graph import draw_graph
 from pipelines.stages.report_page import PAGE
+from pipelines.verdict import warnings
 
 if TYPE_CHECKING:
     from pipelines.settings import Published
@@ -29,9 +33,9 @@ _CARDS = (
     ("frechet_distance", "Fréchet distance"),
     ("ece", "calibration error"),
 )
+_REAL_CLASSES, _REAL_IMAGES = 10, 4
 _ABOUT_DATA = ("preprocess", "reference_stats")
 _TRAINING = {"train_stage1": "Stage 1", "train_stage2": "Stage 2"}
-_BOX, _GAP_X, _GAP_Y = (170, 46), 44, 16  # of the stage graph, in its own units
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -45,14 +49,15 @@ def run(context: StageContext) -> dict[str, Any]:
         subtitle=_subtitle(manifests),
         cards=_cards(manifests),
         pictures=_pictures(context.inputs, manifests),
-        smoke=any("smoke" in manifest["identity"] for manifest in manifests.values()),
+        smoke=_is_smoke(manifests),
+        warnings=[] if _is_smoke(manifests) else list(warnings(_judged(manifests))),
         models=[_MODELS[part] for part in _parts(manifests)],
         metrics=_metrics(manifests, published),
         published=published.source if published else "",
         of_data=[(name, shown(value)) for name, value in sorted(_of_data(manifests).items())],
         absent=_absent(manifests),
         charts=_charts(context.inputs, manifests),
-        graph=_graph(manifests, context.inputs),
+        graph=draw_graph(manifests),
         lineage=_lineage(manifests, settings),
         stages=_stages(manifests),
         settings=sorted((k, v) for k, v in settings.items() if not k.startswith("published")),
@@ -104,6 +109,16 @@ def _subtitle(manifests: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{counts} test images; {seconds / 60:.1f} minutes of stage time, counting reused stages"
 
 
+def _is_smoke(manifests: Mapping[str, Mapping[str, Any]]) -> bool:
+    return any("smoke" in manifest["identity"] for manifest in manifests.values())
+
+
+def _judged(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Both stages' figures, by the names that they have on a pipeline's run."""
+    first = {f"stage1_{name}": value for name, value in _merged(manifests, "metrics", "stage1").items()}
+    return {**_merged(manifests, "metrics"), **first}
+
+
 def _of_data(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Figures that belong to the images and their features, not to a model."""
     return {name: v for stage in _ABOUT_DATA for name, v in manifests[stage]["metrics"].items()}
@@ -129,7 +144,10 @@ def _metrics(
     present = {name for metrics in by_part for name in metrics}
     names = [name for name in MAIN_METRICS if name in present]
     names += sorted(present - set(names))
-    return [{"name": name, "values": [shown(metrics.get(name)) for metrics in by_part]} for name in names]
+    prefix = SMOKE_PREFIX if _is_smoke(manifests) else ""
+    return [
+        {"name": prefix + name, "values": [shown(metrics.get(name)) for metrics in by_part]} for name in names
+    ]
 
 
 def _pictures(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -143,12 +161,27 @@ def _pictures(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, A
         ("sample.stage1", "sample_grid.png", f"Stage 1 after {steps['stage1']} steps, from the same seeds"),
         ("sample", "trajectory.png", f"From seed to sample in {steps['']} steps, one row an image"),
     )
-    pictures = []
-    for node, file, caption in wanted:
-        if node in inputs:
-            encoded = base64.b64encode((inputs[node] / "figures" / file).read_bytes()).decode()
-            pictures.append({"uri": f"data:image/png;base64,{encoded}", "caption": caption})
-    return pictures
+    pictures = [
+        _picture(inputs[node] / "figures" / file, caption) for node, file, caption in wanted if node in inputs
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        real = Path(temporary, "real.png")
+        _draw_real(inputs["preprocess"], real)
+        return [*pictures, _picture(real, "Real training images, a column a class")]
+
+
+def _picture(file: Path, caption: str) -> dict[str, str]:
+    encoded = base64.b64encode(file.read_bytes()).decode()
+    return {"uri": f"data:image/png;base64,{encoded}", "caption": caption}
+
+
+def _draw_real(data: Path, path: Path) -> None:
+    """The first images of the first classes that have any."""
+    images, labels = labelled_images(data, "train")
+    classes = sorted(set(labels.tolist()))[:_REAL_CLASSES]
+    members = [(labels == label).nonzero().flatten().tolist()[:_REAL_IMAGES] for label in classes]
+    shown = min(len(indices) for indices in members)
+    draw_frames([images.get(indices[:shown]) for indices in members], path)
 
 
 def _charts(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -201,59 +234,3 @@ def _stages(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
         }
         for name, manifest in manifests.items()
     ]
-
-
-def _graph(manifests: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Path]) -> Markup:
-    """Boxes in columns by how many stages come before; a line from each stage to those that use it."""
-    by_fingerprint = {manifest["fingerprint"]: name for name, manifest in manifests.items()}
-    needs = {
-        name: sorted(
-            {by_fingerprint[f] for f in manifest["identity"]["inputs"].values() if f in by_fingerprint}
-        )
-        for name, manifest in manifests.items()
-    }
-    level = dict.fromkeys(manifests, 0)
-    for _ in manifests:
-        for name, before in needs.items():
-            level[name] = max((level[need] + 1 for need in before), default=0)
-    rows: dict[int, int] = {}
-    place: dict[str, tuple[int, int]] = {}
-    for name in manifests:
-        row = rows.get(level[name], 0)
-        rows[level[name]] = row + 1
-        place[name] = (level[name] * (_BOX[0] + _GAP_X), row * (_BOX[1] + _GAP_Y))
-    width = max(x for x, _ in place.values()) + _BOX[0] + 2
-    height = max(y for _, y in place.values()) + _BOX[1] + 2
-    parts = [_edge(place[need], place[name]) for need, name in _edges(needs)]
-    parts += [_box(name, manifests[name]["seconds"], place[name]) for name in manifests]
-    drawing = Markup("").join(parts)
-    return Markup(
-        '<svg class="graph" viewBox="-1 -1 {} {}" role="img" aria-label="stage graph">{}</svg>'
-    ).format(width, height, drawing)
-
-
-def _edges(needs: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
-    """(need, name) pairs, without those that follow from others: the longer way is shown anyway."""
-    for name, before in needs.items():
-        for need in before:
-            if not any(need in _before(other, needs) for other in before):
-                yield need, name
-
-
-def _before(name: str, needs: Mapping[str, Sequence[str]]) -> set[str]:
-    return {earlier for need in needs[name] for earlier in (need, *_before(need, needs))}
-
-
-def _edge(start: tuple[int, int], end: tuple[int, int]) -> Markup:
-    x1, y1 = start[0] + _BOX[0], start[1] + _BOX[1] // 2
-    x2, y2 = end[0], end[1] + _BOX[1] // 2
-    bend = (x1 + x2) // 2
-    return Markup('<path d="M{} {} C{} {} {} {} {} {}"/>').format(x1, y1, bend, y1, bend, y2, x2, y2)
-
-
-def _box(name: str, seconds: float, at: tuple[int, int]) -> Markup:
-    x, y = at
-    return Markup(
-        '<rect x="{}" y="{}" width="{}" height="{}" rx="6"/><text x="{}" y="{}">{}</text>'
-        '<text class="soft" x="{}" y="{}">{:.1f} s</text>'
-    ).format(x, y, *_BOX, x + 10, y + 19, escape(name), x + 10, y + 36, seconds)

@@ -56,7 +56,8 @@ details { margin-top: .8rem; }
 {% if smoke %}<p class="warning">Smoke run: a handful of images and steps, random features. It shows that everything
 runs; none of these figures or pictures is a result.</p>
 {% endif %}
-<div class="cards">
+{% for warning in warnings %}<p class="warning">Beware: {{ warning }}.</p>
+{% endfor %}<div class="cards">
 {% for card in cards %}<div class="card"><b>{{ card.value }}</b><span class="small">{{ card.label }}</span>
 <span class="small note">{{ card.note }}</span></div>
 {% endfor %}</div>

@@ -90,10 +90,10 @@ def test_newest_manifest_of_a_part(tmp_path):
     for part, created, fingerprint in (("", 1, "a"), ("", 3, "b"), ("stage1", 9, "c")):
         with store.new_artifact("sample", fingerprint) as draft:
             draft.publish(_manifest(fingerprint, part=part, created=float(created)))
-    latest = store.latest_manifest("sample", "")
+    *_, latest = store.manifests("sample", "")
     assert latest is not None
     assert latest["fingerprint"] == "b"
-    assert store.latest_manifest("sample", "other") is None
+    assert store.manifests("sample", "other") == []
 
 
 def _save(folder, step):
