@@ -32,13 +32,16 @@ class Batch:
     x_real: Tensor | None = None  # for the energy, weakly augmented
     y_real: Tensor | None = None
     x_seed: Tensor | None = None  # out-of-distribution starts of the contrastive images
+    seed: int | None = None  # of this rank's random numbers at this step, for objectives that draw any
 
     def chunks(self, num: int) -> Iterator["Batch"]:
         """Equal micro-batches for gradient accumulation. Raises ValueError when they cannot be equal."""
         if len(self.x) % num:
             raise ValueError(f"{len(self.x)} images cannot be split into {num} equal micro-batches")
-        parts = [[None] * num if t is None else t.chunk(num) for t in self.__dict__.values()]
-        return (Batch(*fields) for fields in zip(*parts, strict=True))
+        *tensors, seed = self.__dict__.values()
+        parts = [[None] * num if tensor is None else tensor.chunk(num) for tensor in tensors]
+        seeds = [None if seed is None else seed + index for index in range(num)]
+        return (Batch(*fields) for fields in zip(*parts, seeds, strict=True))
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ class Objective(ABC):
     @abstractmethod
     def terms(self, model: nn.Module, attacked: nn.Module, batch: Batch, num_steps: int) -> Terms:
         """model: for the differentiated forward; attacked: the same weights without gradient hooks."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What an interruption must bring back; most objectives have nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes what `state_dict` gave."""
+        assert not state
 
 
 @dataclass
@@ -186,6 +197,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "curriculum": self.curriculum.state_dict() if self.curriculum else None,
+            "objective": self.objective.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -193,6 +205,7 @@ class Learner:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.objective.load_state_dict(state["objective"])
         if self.curriculum:
             self.curriculum.load_state_dict(state["curriculum"])
 

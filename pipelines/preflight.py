@@ -35,6 +35,7 @@ def check_settings(settings: Settings) -> list[Problem]:
         _check_checkpoint,
         _check_weights,
         _check_augment,
+        _check_buffer,
     ]
     problems = [problem for check in checks for problem in check(settings)]
     return problems + list(_check_images(settings)) + list(_check_seeds(settings))
@@ -168,6 +169,12 @@ def _check_workers(settings: Settings) -> Iterator[Problem]:
         if stage.batch_size % (workers * stage.accumulate):
             parts = f"{workers} workers x {stage.accumulate} micro-batches"
             yield Problem(f"{name}.batch_size", str(stage.batch_size), f"must be divisible by {parts}")
+
+
+def _check_buffer(settings: Settings) -> Iterator[Problem]:
+    if settings.stage2.objective == "jem" and settings.compute.num_workers > 1:
+        given = f"{settings.compute.num_workers} with stage2.objective=jem"
+        yield Problem("compute.num_workers", given, "its replay buffer belongs to one worker; use 1")
 
 
 def _check_augment(settings: Settings) -> Iterator[Problem]:

@@ -100,9 +100,13 @@ class Recorder:
                 if node.stage not in self.stage_runs:  # made by an earlier pipeline run
                     links[f"atjem.run.{name}"] = manifest["run_id"]
                 links |= {f"atjem.absent.{k}": v for k, v in manifest.get("absent", {}).items()}
-            if node.stage not in _TRAINING:
-                prefix = self.prefix + node.prefix
-                figures |= {prefix + key: value for key, value in manifest.get("metrics", {}).items()}
+            metrics = manifest.get("metrics", {})
+            if (
+                node.stage in _TRAINING
+            ):  # their curves are on their own runs; how they ended is the run's outcome
+                metrics = {key: value for key, value in metrics.items() if key == "diverged_at_step"}
+            prefix = self.prefix + node.prefix
+            figures |= {prefix + key: value for key, value in metrics.items()}
         main = (self.prefix + name for name in MAIN_METRICS)
         main_first = dict.fromkeys((*(name for name in main if name in figures), *figures))
         self.tracker.metrics(self.run_id, {name: figures[name] for name in main_first})

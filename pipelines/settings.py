@@ -154,6 +154,17 @@ class Contrastive(Section):
         return max_steps
 
 
+class Sgld(Section):
+    """JEM's sampler (arXiv 1912.03263), in [0, 1] pixels."""
+
+    steps: Positive = 20
+    step_size: PositiveAmount = 0.25
+    noise: Amount = 0.005
+    input_noise: Amount = 0.015
+    buffer_size: Positive = 10_000
+    reinit: Fraction = Field(0.05, description="share of samples that begin anew from uniform noise")
+
+
 class Loss(Section):
     classifier_weight: Amount = 1.0
     energy_weight: Amount = 1.0
@@ -161,10 +172,11 @@ class Loss(Section):
 
 
 class Stage2(Stage):
-    objective: Literal["dat", "at"] = Field(
-        "dat", description="dat: the method; at: stage 1's, for comparison"
+    objective: Literal["dat", "at", "jem"] = Field(
+        "dat", description="dat: the method; for comparison, at: stage 1's, jem: what the method replaces"
     )
     contrastive: Contrastive
+    sgld: Sgld = Field(default_factory=lambda: Sgld(), description="of the objective jem")
     loss: Loss = Loss()
     select: Literal["last", "best_frechet"] = Field(
         "last", description="the model to keep: the last, or the one with the best samples in training"

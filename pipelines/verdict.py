@@ -7,6 +7,9 @@ _LOST = 0.1  # accuracy that stage 2 may lose; the paper's models lose 0.02 at m
 
 def warnings(metrics: Mapping[str, float]) -> Iterator[str]:
     """One line for each sign that stage 2 did not do what it is for. Names without smoke's prefix."""
+    if "diverged_at_step" in metrics:
+        step = int(metrics["diverged_at_step"])
+        yield f"stage 2 diverged by step {step}; the figures are those of its last sound checkpoint before"
     clean, before = metrics.get("clean_accuracy"), metrics.get("stage1_clean_accuracy")
     if clean is not None and before is not None and clean < before - _LOST:
         yield (

@@ -116,7 +116,9 @@ def _is_smoke(manifests: Mapping[str, Mapping[str, Any]]) -> bool:
 def _judged(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Both stages' figures, by the names that they have on a pipeline's run."""
     first = {f"stage1_{name}": value for name, value in _merged(manifests, "metrics", "stage1").items()}
-    return {**_merged(manifests, "metrics"), **first}
+    trained = manifests["train_stage2"]["metrics"]
+    ended = {name: trained[name] for name in ("diverged_at_step",) if name in trained}
+    return {**_merged(manifests, "metrics"), **first, **ended}
 
 
 def _of_data(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

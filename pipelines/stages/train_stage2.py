@@ -1,14 +1,17 @@
 """Stage 2: dual adversarial training with frozen normalisation, from stage 1's model."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train.torch
+import torch
 from torch import Tensor
 
 from atjem.checkpoint import load
 from atjem.curriculum import Curriculum, window_length
+from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
 from atjem.learner import AdversarialTraining, Batch, DualAdversarialTraining, Objective
+from atjem.models.registry import ModelSpec
 from data.augment import Augmentation
 from data.images import Images, Indices
 from data.rng import stream_seed
@@ -17,32 +20,44 @@ from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, seed_images
 from pipelines.stages.training import Batches, fit, make_attack, share, train
 
+if TYPE_CHECKING:
+    from pipelines.settings import Stage2
+
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Artifact: the EMA model and the training curve."""
-    return fit(context, worker, context.settings.stage2)
+    """Artifact: the EMA model and the training curve. That JEM diverges is an outcome, not a failure."""
+    stage = context.settings.stage2
+    return fit(context, worker, stage, may_diverge=stage.objective == "jem")
 
 
 def worker(config: dict[str, Any]) -> None:
     context: StageContext = config["context"]
     stage = context.settings.stage2
+    model = load(context.inputs["start"])
+    chooser = None
+    if stage.select == "best_frechet":  # not an import statement: only then is the sampler this stage's code
+        chooser = import_module("pipelines.stages.selection").BestModel(context)
+    objective = _objective(context, model.spec)
+    train(context, stage, model, objective, _batches(context), _curriculum(stage), chooser)
+
+
+def _curriculum(stage: "Stage2") -> Curriculum | None:
     contrastive = stage.contrastive
-    curriculum = Curriculum(
+    if stage.objective == "jem":
+        return None
+    return Curriculum(
         contrastive.start_steps,
         contrastive.max_steps,
         contrastive.auc_threshold,
         window_length(contrastive.auc_window_images, stage.batch_size),
     )
-    model = load(context.inputs["start"])
-    chooser = None
-    if stage.select == "best_frechet":  # not an import statement: only then is the sampler this stage's code
-        chooser = import_module("pipelines.stages.selection").BestModel(context)
-    train(context, stage, model, _objective(context), _batches(context), curriculum, chooser)
 
 
-def _objective(context: StageContext) -> Objective:
+def _objective(context: StageContext, spec: ModelSpec) -> Objective:
     stage = context.settings.stage2
     attack = make_attack(stage.classifier_attack)
+    if stage.objective == "jem":
+        return _joint_energy(context, spec)
     if stage.objective == "at":
         return AdversarialTraining(attack, freezes_norm=True)
     return DualAdversarialTraining(
@@ -52,6 +67,18 @@ def _objective(context: StageContext) -> Objective:
         stage.loss.classifier_weight,
         stage.loss.energy_weight,
         stage.loss.r1_weight,
+    )
+
+
+def _joint_energy(context: StageContext, spec: ModelSpec) -> Objective:
+    sgld, stage = context.settings.stage2.sgld, context.settings.stage2
+    generator = torch.Generator().manual_seed(stream_seed(context.settings.seed, "stage2/buffer"))
+    shape = (spec.channels, spec.image_size, spec.image_size)
+    return JointEnergyTraining(
+        Sgld(sgld.steps, sgld.step_size, sgld.noise),
+        ReplayBuffer.of_noise(sgld.buffer_size, shape, sgld.reinit, generator),
+        sgld.input_noise,
+        stage.loss.energy_weight,
     )
 
 
@@ -99,6 +126,7 @@ def _batches(context: StageContext) -> Batches:
             energy.pixels(step, real),
             labels[real].to(energy.device),
             ood.pixels(step, ood.indices(step)),
+            stream_seed(settings.seed, f"stage2/noise/{step}"),
         )
 
     return batch

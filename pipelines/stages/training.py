@@ -45,10 +45,17 @@ Curve = list[dict[str, float]]
 Batches = Callable[[int], Batch]
 
 
-def fit(context: StageContext, worker: Callable[[dict[str, Any]], None], stage: "Stage") -> dict[str, Any]:
+def fit(
+    context: StageContext,
+    worker: Callable[[dict[str, Any]], None],
+    stage: "Stage",
+    *,
+    may_diverge: bool = False,
+) -> dict[str, Any]:
     """Runs `worker({"context": context})` on every Ray Train worker, then publishes the last checkpoint.
 
-    Raises Interrupted when the workers stopped early on request.
+    Raises Interrupted when the workers stopped early on request, FloatingPointError when the training
+    diverged; with `may_diverge`, that is recorded as the outcome of its last sound checkpoint.
     """
     compute = context.settings.compute
     resources = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
@@ -69,7 +76,7 @@ def fit(context: StageContext, worker: Callable[[dict[str, Any]], None], stage: 
     )
     trainer.fit()
     shutil.rmtree(context.folder / _RAY_FOLDER, ignore_errors=True)
-    return _publish(context, stage.steps)
+    return _publish(context, stage.steps, may_diverge=may_diverge)
 
 
 def make_attack(attack: "Attack") -> ClassifierAttack:
@@ -111,10 +118,14 @@ def train(
                 write_json(context.checkpoints / DIVERGED_FILE, curve[-1])
                 break
             context.report.points(curve[-1:] if is_lead else [])
-        if chooser and chooser.is_due(done):
-            if not _is_finite(learner.ema.module):  # quantised samples would hide it
-                write_json(context.checkpoints / DIVERGED_FILE, {"step": done, "loss": math.nan})
-                break
+        looking = chooser is not None and chooser.is_due(done)
+        saving = done % stage.checkpoint_every == 0 or done == stage.steps
+        if (looking or saving) and not _is_finite(
+            learner.model
+        ):  # neither samples nor checkpoints would tell
+            write_json(context.checkpoints / DIVERGED_FILE, {"step": done, "loss": math.nan})
+            break
+        if chooser is not None and looking:
             faulthandler.cancel_dump_traceback_later()
             _look(chooser, done, learner, curve, device)
             context.report.points(curve[-1:] if is_lead else [])
@@ -125,7 +136,7 @@ def train(
             }
             context.report.progress(done, stage.steps, "steps", **watched)
         stopping = _agree(is_lead and context.report.stopping(), device)
-        if is_lead and (done % stage.checkpoint_every == 0 or done == stage.steps or stopping):
+        if is_lead and (saving or stopping):
             _save(context.checkpoints, done, learner, curve, chooser)
         if stopping:
             break
@@ -214,13 +225,14 @@ def _save(folder: Path, step: int, learner: Learner, curve: Curve, chooser: "Bes
             chooser.save(path)
 
 
-def _publish(context: StageContext, steps: int) -> dict[str, Any]:
+def _publish(context: StageContext, steps: int, *, may_diverge: bool) -> dict[str, Any]:
     """The EMA model, or the best one seen, and the curve of the last checkpoint become the artifact."""
-    if point := read_json(context.checkpoints / DIVERGED_FILE):
-        loss, step = point["loss"], point["step"]
-        raise FloatingPointError(f"training diverged: the loss is {loss} at step {step}; lower optimizer.lr")
+    diverged = read_json(context.checkpoints / DIVERGED_FILE)
     found = sound_checkpoint(context.checkpoints)
-    if found is None or found[0] < steps:
+    if diverged and not (may_diverge and found):
+        loss, step = diverged["loss"], diverged["step"]
+        raise FloatingPointError(f"training diverged: the loss is {loss} at step {step}; lower optimizer.lr")
+    if found is None or (found[0] < steps and not diverged):
         at = "before its first checkpoint" if found is None else f"at step {found[0]} of {steps}"
         raise Interrupted(f"stopped {at}")
     for file in found[1].iterdir():
@@ -234,7 +246,9 @@ def _publish(context: StageContext, steps: int) -> dict[str, Any]:
     if best is not None:
         shutil.copy2(found[1] / BEST_FILE, context.folder / WEIGHTS_FILE)
         last |= {"selected_step": best["step"], "selected_frechet_distance": best["frechet_distance"]}
-    return {"metrics": {**last, "steps": steps}}
+    if diverged:
+        last["diverged_at_step"] = diverged["step"]
+    return {"metrics": {**last, "steps": found[0]}}
 
 
 def _point(step: int, metrics: dict[str, torch.Tensor], learner: Learner) -> dict[str, float]:

@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 from running import ROOT, command, reduced_arguments
+from safetensors.torch import load_file
 
 from pipelines.store import Store
 
@@ -76,6 +77,24 @@ def test_divergence_is_a_failure_and_never_a_number(pipeline, tmp_path):
     assert states["preprocess"]["status"] == "finished"
     assert states["train_stage1"]["status"] == "failed"
     assert "training diverged" in states["train_stage1"]["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_jem_diverges_as_an_outcome_of_its_last_sound_checkpoint(pipeline, tmp_path):
+    """What the method replaces: its instability is recorded, and the model before it is measured."""
+    jem = {"stage2__objective": "jem", "stage2__sgld__buffer_size": 100, "stage2__sgld__steps": 2}
+    ever_faster = {"stage2__optimizer__lr": 2e4, "stage2__optimizer__warmup_steps": 10**6}  # 0.02 more a step
+    changed = FAST | jem | ever_faster | {"stage2__steps": 300}
+    arguments = reduced_arguments(tmp_path, **changed)
+    result = pipeline(*arguments, "--until", "sample", "--json")
+    assert result.code == 0, result.err
+    (folder,) = [Path(row["artifact"]) for row in result.json["stages"] if row["name"] == "train_stage2"]
+    metrics = json.loads((folder / "manifest.json").read_text())["metrics"]
+    assert 0 < metrics["steps"] < metrics["diverged_at_step"] <= 300
+    weights = load_file(folder / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert result.json["metrics"]["diverged_at_step"] == metrics["diverged_at_step"]
 
 
 @pytest.mark.slow

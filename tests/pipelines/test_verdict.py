@@ -1,0 +1,33 @@
+"""Warnings about figures: none for the demo's, one for each thing that went wrong."""
+
+import pytest
+
+from pipelines.verdict import warnings
+
+GOOD = {
+    "clean_accuracy": 0.986,
+    "stage1_clean_accuracy": 0.98,
+    "ood_auroc": 0.99,
+    "frechet_distance": 0.15,
+    "stage1_frechet_distance": 3.5,
+}
+
+
+@pytest.mark.parametrize("metrics", [GOOD, {}, {"clean_accuracy": 0.1}], ids=["demo", "none", "alone"])
+def test_nothing_to_say(metrics):
+    assert list(warnings(metrics)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"clean_accuracy": 0.33}, "stage 2 lost accuracy (0.98 to 0.33)"),
+        ({"ood_auroc": 0.5}, "the network is constant"),
+        ({"frechet_distance": 3.5}, "no closer to the images than stage 1's"),
+        ({"diverged_at_step": 120.0}, "diverged by step 120"),
+    ],
+    ids=["accuracy", "energy", "samples", "diverged"],
+)
+def test_each_failure_is_told(changed, text):
+    (warning,) = warnings(GOOD | changed)
+    assert text in warning
