@@ -19,6 +19,7 @@ REDUCED = {
     "sample.num_samples": 60,
     "sample.num_selection": 40,
     "sample.step_candidates": "[2,4]",
+    "sample.batch_size": 20,
     "evaluate.extractor_steps": 40,
     "evaluate.robust.num_images": 4,
     "evaluate.ood.num_images": 50,
