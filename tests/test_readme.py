@@ -20,6 +20,8 @@ from running import REDUCED, ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
+# A reader's shell, also when `make test` runs this.
+SHELL = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 # Settings that a reader would not give: they make a run of minutes or hours one of seconds.
 SMALLER = REDUCED | {"stage2.objective": "dat"}
 OWN = {
@@ -104,7 +106,7 @@ def _find(part: str) -> str:
 def demo(place) -> subprocess.CompletedProcess:
     """What `make demo` runs, with fewer steps."""
     assert "make demo" in COMMANDS
-    said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True).stdout
+    said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, env=SHELL, capture_output=True, text=True).stdout
     command = said.strip().splitlines()[-1].replace(".venv/bin/python", "python")
     assert f"`{command}`" in README
     return _run(command, place, SMALLER)
@@ -159,7 +161,7 @@ def test_ui_answers(demo, place):
         pytest.skip("the project has no .venv: `make test` makes it")
     port = _free_port()
     ui = subprocess.Popen(
-        ["make", "-o", ".venv/.installed", "ui", f"PORT={port}"], cwd=place, start_new_session=True
+        ["make", "-o", ".venv/.installed", "ui", f"PORT={port}"], cwd=place, env=SHELL, start_new_session=True
     )
     try:
         assert _listens(port)
