@@ -105,7 +105,8 @@ def test_same_settings_have_other_fingerprints_under_smoke(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "num_classes"), [("cifar100", 100), ("imagenet256", 1000), ("imagenet256-convnext-large", 1000)]
+    ("name", "num_classes"),
+    [("cifar10", 10), ("cifar100", 100), ("imagenet256", 1000), ("imagenet256-convnext-large", 1000)],
 )
 def test_photographs_stand_in_for_missing_data_with_the_same_classes(name, num_classes, tmp_path):
     recipe, _ = load_recipe(name, [f"data.root={tmp_path}"])
@@ -117,6 +118,7 @@ def test_photographs_stand_in_for_missing_data_with_the_same_classes(name, num_c
     same = ("arch", "normalization", "channels")
     assert all(getattr(settings.model, field) == getattr(recipe.settings.model, field) for field in same)
     assert settings.data.image_size == recipe.settings.data.image_size
+    assert check_settings(settings) == []
 
 
 @pytest.mark.slow
