@@ -4,7 +4,7 @@ Negative samples come from stochastic gradient Langevin dynamics (SGLD) with a r
 diverge.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class JointEnergyTraining(Objective):
     buffer: ReplayBuffer
     input_noise: float
     energy_weight: float = 1.0
-    freezes_norm: bool = field(default=True)
+    freezes_norm: bool = True
 
     def terms(self, model: nn.Module, attacked: nn.Module, batch: Batch, num_steps: int) -> Terms:
         assert batch.seed is not None

@@ -15,8 +15,8 @@ from data.sources import Item, Source, SourceError, folder_source, listing_diges
 
 PHOTOGRAPHS = "photographs"  # with '-K': labelled in K classes
 _CIFAR = {
-    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", 10),
-    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", 100),
+    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
 }
 
 
@@ -77,7 +77,7 @@ def cifar_source(name: str, root: Path) -> Source:
     Opened through torchvision, which verifies the published MD5 sums. Raises SourceError when it is missing
     or differs from the published files.
     """
-    folder, archive, _ = _CIFAR[name]
+    folder, archive = _CIFAR[name]
     url = f"https://www.cs.toronto.edu/~kriz/{archive}"
     if not (root / folder).is_dir():
         place = root.resolve()
@@ -116,12 +116,11 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 def imagenet_source(root: Path) -> Source:
     """ImageNet-1k in `root`/imagenet: train/ and val/ with a folder a class (Russakovsky et al. 2015)."""
     folder = root / "imagenet"
-    if not folder.is_dir():
-        raise SourceError(
-            f"{folder.resolve()} does not exist; get ImageNet-1k from https://image-net.org (account, "
-            "non-commercial terms) and put train/ and val/ there, a folder a class in each, or set data.root"
-        )
-    source = folder_source(folder)
+    source = _own_folder(
+        folder,
+        "get ImageNet-1k from https://image-net.org (account, non-commercial terms) and put train/ and val/ "
+        "there, a folder a class in each, or set data.root",
+    )
     if loose := [item.name for item in source.items if item.label is None]:  # as val/ and test/ are unpacked
         raise SourceError(
             f"{folder.resolve()}: {len(loose)} images lie outside a class folder ({loose[0]}, say); "
@@ -132,12 +131,16 @@ def imagenet_source(root: Path) -> Source:
 
 def openimages_source(root: Path) -> Source:
     """Natural images of other things than the classes, in `root`/openimages, alone or in train/ and test/."""
-    folder = root / "openimages"
+    return _own_folder(
+        root / "openimages",
+        "put natural images without your classes there (Open Images, "
+        "https://storage.googleapis.com/openimages/web, say), set data.root or give another folder",
+    )
+
+
+def _own_folder(folder: Path, how_to_get: str) -> Source:
     if not folder.is_dir():
-        raise SourceError(
-            f"{folder.resolve()} does not exist; put natural images without your classes there (Open Images, "
-            "https://storage.googleapis.com/openimages/web, say), set data.root or give another folder"
-        )
+        raise SourceError(f"{folder.resolve()} does not exist; {how_to_get}")
     return folder_source(folder)
 
 

@@ -96,7 +96,7 @@ def hashed_settings(node: Node, settings: Settings) -> dict[str, Any]:
     return {
         name: _meaning(name, value)
         for name, value in flatten(settings).items()
-        if name not in RUNTIME and any(name == path or name.startswith(f"{path}.") for path in node.reads)
+        if name not in RUNTIME and _is_read(name, node)
     }
 
 
@@ -108,11 +108,11 @@ def node_code(node: Node, root: Path = ROOT) -> dict[str, str]:
 
 def _files_read(node: Node, settings: Settings) -> list[str]:
     flat = flatten(settings)
-    return [
-        str(flat[name])
-        for name in _FILES
-        if flat[name] and any(name == path or name.startswith(f"{path}.") for path in node.reads)
-    ]
+    return [str(flat[name]) for name in _FILES if flat[name] and _is_read(name, node)]
+
+
+def _is_read(name: str, node: Node) -> bool:
+    return any(name == path or name.startswith(f"{path}.") for path in node.reads)
 
 
 def _meaning(name: str, value: Any) -> Any:

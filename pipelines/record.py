@@ -101,9 +101,7 @@ class Recorder:
                     links[f"atjem.run.{name}"] = manifest["run_id"]
                 links |= {f"atjem.absent.{k}": v for k, v in manifest.get("absent", {}).items()}
             metrics = manifest.get("metrics", {})
-            if (
-                node.stage in _TRAINING
-            ):  # their curves are on their own runs; how they ended is the run's outcome
+            if node.stage in _TRAINING:  # figures are on their own runs; a divergence is the run's outcome
                 metrics = {key: value for key, value in metrics.items() if key == "diverged_at_step"}
             prefix = self.prefix + node.prefix
             figures |= {prefix + key: value for key, value in metrics.items()}

@@ -176,7 +176,7 @@ class Stage2(Stage):
         "dat", description="dat: the method; for comparison, at: stage 1's, jem: what the method replaces"
     )
     contrastive: Contrastive
-    sgld: Sgld = Field(default_factory=lambda: Sgld(), description="of the objective jem")
+    sgld: Sgld = Field(Sgld(), description="of the objective jem")
     loss: Loss = Loss()
     select: Literal["last", "best_frechet"] = Field(
         "last", description="the model to keep: the last, or the one with the best samples in training"

@@ -10,13 +10,14 @@ from urllib.parse import quote
 from jinja2 import Environment
 from pydantic import BaseModel
 
+from data.images import ShardImages
+from data.shards import read_manifest
 from pipelines.context import StageContext, View
 from pipelines.curves import panels
 from pipelines.files import read_json, read_json_list
 from pipelines.fingerprint import digest
 from pipelines.number_text import MAIN_METRICS, SMOKE_PREFIX, shown
 from pipelines.stages.charts import Draw, curves, draw_chart, reliability
-from pipelines.stages.inputs import labelled_images
 from pipelines.stages.pictures import draw_frames
 from pipelines.stages.report_graph import draw_graph
 from pipelines.stages.report_page import PAGE
@@ -179,9 +180,11 @@ def _picture(file: Path, caption: str) -> dict[str, str]:
 
 def _draw_real(data: Path, path: Path) -> None:
     """The first images of the first classes that have any."""
-    images, labels = labelled_images(data, "train")
-    classes = sorted(set(labels.tolist()))[:_REAL_CLASSES]
-    members = [(labels == label).nonzero().flatten().tolist()[:_REAL_IMAGES] for label in classes]
+    images = ShardImages(data / "images", "train")  # decodes only what is shown
+    by_label: dict[int, list[int]] = {}
+    for index, label in enumerate(read_manifest(data / "images", "train")["label"].to_pylist()):
+        by_label.setdefault(label, []).append(index)
+    members = [by_label[label][:_REAL_IMAGES] for label in sorted(by_label)[:_REAL_CLASSES]]
     shown = min(len(indices) for indices in members)
     draw_frames([images.get(indices[:shown]) for indices in members], path)
 

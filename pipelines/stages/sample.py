@@ -15,7 +15,7 @@ from pipelines.context import StageContext
 from pipelines.stages.inputs import pick_device, read_dataset
 from pipelines.stages.pictures import draw_frames, draw_grid
 from pipelines.stages.reference_stats import read_reference
-from pipelines.stages.sampler import FrechetCurve, Sampler
+from pipelines.stages.sampler import FrechetCurve, Sampler, best_steps
 
 GRID_FILE, TRAJECTORY_FILE = "figures/sample_grid.png", "figures/trajectory.png"
 _SHARD_IMAGES = 10_000
@@ -30,7 +30,7 @@ def run(context: StageContext) -> dict[str, Any]:
     chosen, curve = settings.steps, {}
     if "reference" in context.inputs:
         curve = _distances(context, sampler)
-        chosen = min(curve, key=lambda steps: (curve[steps], steps))
+        chosen = best_steps(curve)
     started = time.monotonic()
     pixels, seeds = _generate(sampler, settings.num_samples, chosen)
     seconds = time.monotonic() - started

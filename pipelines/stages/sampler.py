@@ -1,6 +1,6 @@
 """Sampling from a model under a recipe's settings: held-out seeds, balanced labels, fixed batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,11 @@ class Sampler:
             cut = {steps: quantize(x).cpu()[: end - start] for steps, x in images.items()}
             self.report.progress(end, num, f"{purpose} samples")
             yield seeds[: end - start], cut
+
+
+def best_steps(distances: Mapping[int, float]) -> int:
+    """The step count with the least distance; of equals, the smallest."""
+    return min(distances, key=lambda steps: (distances[steps], steps))
 
 
 class FrechetCurve:

@@ -12,7 +12,7 @@ from atjem.fidelity import FeatureMoments
 from pipelines.context import StageContext
 from pipelines.files import read_json, write_json
 from pipelines.stages.reference_stats import read_held_out
-from pipelines.stages.sampler import FrechetCurve, Sampler
+from pipelines.stages.sampler import FrechetCurve, Sampler, best_steps
 from pipelines.stages.training import BEST_FILE, BEST_STATE_FILE
 
 
@@ -46,7 +46,7 @@ class BestModel:
             world_size=ranks[1],
             reduce=_sum_over_ranks,
         )
-        steps = min(distances, key=lambda candidate: (distances[candidate], candidate))
+        steps = best_steps(distances)
         if distances[steps] < self.state.get("frechet_distance", float("inf")):
             self.state = {"step": done, "frechet_distance": distances[steps], "sample_steps": steps}
             self.weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
