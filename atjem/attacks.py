@@ -1,12 +1,44 @@
 """One attack loop for training, sampling, counterfactuals and evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from atjem.balls import Ball
 from atjem.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """What to attack and how; the fields are the arguments of `pgd`."""
+
+    x: Tensor
+    y: Tensor
+    objective: Objective
+    ball: Ball
+    step_size: float
+    num_steps: int
+    x_start: Tensor | None = None
+
+    def start(self) -> Tensor:
+        if self.x_start is None:
+            return self.x.detach().clone()
+        return self.ball.project(self.x_start, self.x).clamp(0, 1).detach()
+
+    def advance(self, x_t: Tensor, gradient: Tensor) -> Tensor:
+        """One step of projected ascent, eq. 2.1 of Madry et al. 2018, kept in [0, 1]."""
+        ascended = self.ball.ascend(x_t, gradient, self.step_size)
+        return self.ball.project(ascended, self.x.detach()).clamp_(0, 1)
+
+
+class Attacked(NamedTuple):
+    """Where an attack ended, and the logits (B, K) where it began; None when it took no step."""
+
+    x: Tensor
+    logits_start: Tensor | None
 
 
 def pgd_trajectory(
@@ -21,10 +53,11 @@ def pgd_trajectory(
     x_start: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yields x_1, x_2, ... x_num_steps, detached, of projected gradient ascent; arguments as in `pgd`."""
-    x, x_t = x.detach(), _start(x, ball, x_start)
+    ascent = Ascent(x, y, objective, ball, step_size, num_steps, x_start)
+    x_t = ascent.start()
     for _ in range(num_steps):
-        gradient = _gradient(model, x_t, y, objective)
-        x_t = ball.project(ball.ascend(x_t, gradient, step_size), x).clamp_(0, 1)
+        ((gradient, _logits),) = _gradients(model, [(ascent, x_t)])
+        x_t = ascent.advance(x_t, gradient)
         yield x_t
 
 
@@ -45,22 +78,33 @@ def pgd(
     random start is `ball.sample(x, generator)`). Returns a detached tensor like x; with zero steps, the
     start. Parameter gradients are untouched; the caller chooses train or eval mode.
     """
-    x_t = _start(x, ball, x_start)
-    for x_t in pgd_trajectory(  # noqa: B007 - the last point is what we want
-        model, x, y, objective=objective, ball=ball, step_size=step_size, num_steps=num_steps, x_start=x_start
-    ):
-        pass
-    return x_t
+    ascent = Ascent(x, y, objective, ball, step_size, num_steps, x_start)
+    return pgd_together(model, [ascent])[0].x
 
 
-def _start(x: Tensor, ball: Ball, x_start: Tensor | None) -> Tensor:
-    if x_start is None:
-        return x.detach().clone()
-    return ball.project(x_start, x).clamp(0, 1).detach()
+def pgd_together(model: nn.Module, ascents: Sequence[Ascent]) -> list[Attacked]:
+    """Several attacks on one model, in one batch for the steps that they have in common.
+
+    Each ends where it would alone, as long as examples do not meet inside the model (BatchNorm in eval mode).
+    """
+    points = [ascent.start() for ascent in ascents]
+    first: list[Tensor | None] = [None] * len(ascents)
+    for step in range(max((ascent.num_steps for ascent in ascents), default=0)):
+        active = [index for index, ascent in enumerate(ascents) if step < ascent.num_steps]
+        found = _gradients(model, [(ascents[index], points[index]) for index in active])
+        for index, (gradient, logits) in zip(active, found, strict=True):
+            points[index] = ascents[index].advance(points[index], gradient)
+            first[index] = logits if step == 0 else first[index]
+    return [Attacked(x, logits) for x, logits in zip(points, first, strict=True)]
 
 
 @torch.enable_grad()
-def _gradient(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
-    """d objective / dx for each example; parameters' gradients stay as they are."""
-    x = x.detach().requires_grad_(True)
-    return torch.autograd.grad(objective(model(x), y).sum(), x)[0]
+def _gradients(model: nn.Module, at: Sequence[tuple[Ascent, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """d objective / dx and the logits of each ascent at its point; parameters' gradients stay as they are."""
+    sizes = [len(x_t) for _, x_t in at]
+    x = at[0][1].detach() if len(at) == 1 else torch.cat([x_t for _, x_t in at])
+    logits = model(x.requires_grad_(True))
+    parts = logits.split(sizes)
+    values = [ascent.objective(part, ascent.y).sum() for (ascent, _), part in zip(at, parts, strict=True)]
+    (gradient,) = torch.autograd.grad(sum(values[1:], values[0]), x)
+    return list(zip(gradient.split(sizes), logits.detach().split(sizes), strict=True))

@@ -27,7 +27,7 @@ class Ball(Protocol):
 
 
 def _norms(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
 
 
 def _ascend_l2(x: Tensor, gradient: Tensor, step_size: float) -> Tensor:

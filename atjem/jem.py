@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from atjem.energies import energy_from_logits
-from atjem.learner import Batch, Objective, Terms
+from atjem.learner import Batch, Networks, Objective, Terms
 from atjem.losses import classifier_loss
 from atjem.scores import accuracy
 
@@ -73,15 +73,15 @@ class JointEnergyTraining(Objective):
     energy_weight: float = 1.0
     freezes_norm: bool = True
 
-    def terms(self, model: nn.Module, attacked: nn.Module, batch: Batch, num_steps: int) -> Terms:
+    def terms(self, networks: Networks, batch: Batch, num_steps: int) -> Terms:
         assert batch.seed is not None
         generator = torch.Generator().manual_seed(batch.seed)
         starts, places = self.buffer.draw(len(batch.x), generator)
-        x_sgld = self.sgld(attacked, starts.to(batch.x), generator)
+        x_sgld = self.sgld(networks.attack, starts.to(batch.x), generator)
         if x_sgld.isfinite().all():
             self.buffer.put(places, x_sgld)
         x = batch.x + self.input_noise * _normal(batch.x, generator)
-        logits, logits_sgld = model(torch.cat([x, x_sgld])).chunk(2)
+        logits, logits_sgld = networks.update(torch.cat([x, x_sgld])).chunk(2)
         clf = classifier_loss(logits, batch.y).mean()
         real, sampled = energy_from_logits(logits), energy_from_logits(logits_sgld)
         gap = real.mean() - sampled.mean()

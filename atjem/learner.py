@@ -1,7 +1,7 @@
 """One optimiser step of each training objective: batch -> attack -> losses -> backward -> step -> metrics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
-from atjem.attacks import pgd
+from atjem.attacks import Ascent, Attacked, pgd_together
 from atjem.balls import Ball, Unbounded
 from atjem.curriculum import Curriculum
+from atjem.ema import Ema
 from atjem.energies import class_logit, energy_from_logits
 from atjem.losses import classifier_loss, energy_loss, r1_penalty
+from atjem.models.attack_network import AttackNetwork
+from atjem.models.precision import autocast
+from atjem.models.registry import JointEnergyModel
 from atjem.objectives import MODES, cross_entropy
 from atjem.scores import accuracy, auroc
 
@@ -52,16 +55,17 @@ class ClassifierAttack:
     step_size: float
     num_steps: int
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return pgd(
-            model,
-            x,
-            y,
-            objective=cross_entropy,
-            ball=self.ball,
-            step_size=self.step_size,
-            num_steps=self.num_steps,
-        )
+    def on(self, x: Tensor, y: Tensor) -> Ascent:
+        return Ascent(x, y, cross_entropy, self.ball, self.step_size, self.num_steps)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """One model as the parts of a step use it."""
+
+    model: nn.Module  # the plain module, for what differentiates twice
+    update: nn.Module  # for the differentiated forward: averages gradients over ranks, may be compiled
+    attack: nn.Module  # its frozen twin in eval mode: gradients of images alone
 
 
 @dataclass
@@ -80,8 +84,8 @@ class Objective(ABC):
     freezes_norm = False
 
     @abstractmethod
-    def terms(self, model: nn.Module, attacked: nn.Module, batch: Batch, num_steps: int) -> Terms:
-        """model: for the differentiated forward; attacked: the same weights without gradient hooks."""
+    def terms(self, networks: Networks, batch: Batch, num_steps: int) -> Terms:
+        """The loss on one micro-batch, with its graph; `num_steps` is the curriculum's T."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What an interruption must bring back; most objectives have nothing."""
@@ -99,9 +103,10 @@ class AdversarialTraining(Objective):
     attack: ClassifierAttack | None
     freezes_norm: bool = False
 
-    def terms(self, model: nn.Module, attacked: nn.Module, batch: Batch, num_steps: int) -> Terms:
-        x_adv = _attack_in_eval(self.attack, attacked, batch) if self.attack else batch.x
-        logits = model(x_adv)
+    def terms(self, networks: Networks, batch: Batch, num_steps: int) -> Terms:
+        ascents = [self.attack.on(batch.x, batch.y)] if self.attack else []
+        x_adv = pgd_together(networks.attack, ascents)[0].x if ascents else batch.x
+        logits = networks.update(x_adv)
         loss = classifier_loss(logits, batch.y).mean()
         return Terms(
             loss, {"classifier_loss": loss.detach(), "adversarial_accuracy": accuracy(logits, batch.y)}
@@ -123,36 +128,28 @@ class DualAdversarialTraining(Objective):
     r1_weight: float = 0.0
     freezes_norm: bool = True
 
-    def terms(self, model: nn.Module, attacked: nn.Module, batch: Batch, num_steps: int) -> Terms:
+    def terms(self, networks: Networks, batch: Batch, num_steps: int) -> Terms:
         assert batch.x_real is not None
         assert batch.y_real is not None
-        assert batch.x_seed is not None
-        x_adv = self.attack(attacked, batch.x, batch.y)
-        x_contrast = pgd(
-            attacked,
-            batch.x_seed,
-            batch.y_real,
-            objective=MODES[self.mode],
-            ball=Unbounded(),
-            step_size=self.contrastive_step_size,
-            num_steps=num_steps,
-        )
-        logits = model(torch.cat([x_adv, batch.x_real, x_contrast]))
+        adversarial, contrast = self._attack(networks.attack, batch, num_steps)
+        logits = networks.update(torch.cat([adversarial.x, batch.x_real, contrast.x]))
         logits_adv, logits_real, logits_contrast = logits.split(
-            [len(x_adv), len(batch.x_real), len(x_contrast)]
+            [len(adversarial.x), len(batch.x_real), len(contrast.x)]
         )
         clf = classifier_loss(logits_adv, batch.y).mean()
         bce = energy_loss(logits_real, logits_contrast).mean()
         loss = self.classifier_weight * clf + self.energy_weight * bce
+        logits_seed = logits_contrast if contrast.logits_start is None else contrast.logits_start
         watched = {
             "classifier_loss": clf,
             "energy_loss": bce,
             "adversarial_accuracy": accuracy(logits_adv, batch.y),
             "energy_real": energy_from_logits(logits_real).mean(),
             "energy_contrast": energy_from_logits(logits_contrast).mean(),
+            "energy_seed": energy_from_logits(logits_seed).mean(),
         }
         if self.r1_weight > 0:
-            watched["r1"] = r1_penalty(attacked, batch.x_real).mean()
+            watched["r1"] = r1_penalty(networks.model, batch.x_real).mean()
             loss = loss + self.r1_weight * watched["r1"]
         return Terms(
             loss,
@@ -161,36 +158,68 @@ class DualAdversarialTraining(Objective):
             class_logit(logits_contrast, batch.y_real).detach(),
         )
 
+    def _attack(self, network: nn.Module, batch: Batch, num_steps: int) -> list[Attacked]:
+        """x_adv and x_contrast, climbed together: one batch for the steps that both have."""
+        assert batch.y_real is not None
+        assert batch.x_seed is not None
+        towards_class = Ascent(
+            batch.x_seed,
+            batch.y_real,
+            MODES[self.mode],
+            Unbounded(),
+            self.contrastive_step_size,
+            num_steps,
+        )
+        return pgd_together(network, [self.attack.on(batch.x, batch.y), towards_class])
+
 
 @dataclass
 class Learner:
-    """A model in training: everything that an interruption must bring back."""
+    """A model in training: everything that an interruption must bring back.
 
-    model: nn.Module
+    precision: fp32, tf32 or bf16, as in `atjem.models.precision`; `compiled` runs both of the step's networks
+    through torch.compile, one graph for each batch shape.
+    """
+
+    model: JointEnergyModel
     objective: Objective
     optimizer: Optimizer
     schedule: LRScheduler
-    ema: AveragedModel
+    ema: Ema[JointEnergyModel]
     curriculum: Curriculum | None = None
     accumulate: int = 1
     clip_norm: float | None = None
-    precision: Callable[[], Any] = nullcontext
-    ddp: DistributedDataParallel | None = field(default=None)
+    precision: str = "fp32"
+    ddp: DistributedDataParallel | None = None
+    compiled: bool = False
+    _unread: Tensor | None = field(default=None, init=False)  # the last AUROC, still on its device
+
+    def __post_init__(self) -> None:
+        self._attack = AttackNetwork(self.model, torch.bfloat16 if self.precision == "bf16" else None)
+        update: nn.Module = self.ddp or self.model
+        self._networks = Networks(self.model, update, self._attack.network)
+        if self.compiled:
+            compiled = (compile_network(network) for network in (update, self._attack.network))
+            self._networks = Networks(self.model, *compiled)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimiser step on this rank's share of the global batch. Returns scalars, the same on all."""
+        """One optimiser step on this rank's share of the global batch. Returns scalars, the same on all.
+
+        Nothing here waits for the device but the curriculum, which needs the last step's AUROC.
+        """
         self.model.train(not self.objective.freezes_norm)
-        num_steps = self.curriculum.num_steps if self.curriculum else 0
+        num_steps = self._contrastive_steps()
         self.optimizer.zero_grad(set_to_none=True)
         parts = [self._backward(micro, num_steps, last) for micro, last in self._micro_batches(batch)]
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        self.ema.update_parameters(self.model)
+        self.ema.update(self.model)
         return self._measure(parts, num_steps)
 
     def state_dict(self) -> dict[str, Any]:
+        self._contrastive_steps()
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
@@ -209,46 +238,57 @@ class Learner:
         if self.curriculum:
             self.curriculum.load_state_dict(state["curriculum"])
 
+    def _contrastive_steps(self) -> int:
+        """The curriculum's T, once it has seen the last step's AUROC."""
+        if self.curriculum is None:
+            return 0
+        if self._unread is not None:
+            self.curriculum.update(self._unread.item())
+            self._unread = None
+        return self.curriculum.num_steps
+
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
         for index, micro in enumerate(batch.chunks(self.accumulate), start=1):
             yield micro, index == self.accumulate
 
     def _backward(self, micro: Batch, num_steps: int, last: bool) -> Terms:
-        model = self.ddp or self.model
-        with nullcontext() if last or self.ddp is None else self.ddp.no_sync(), self.precision():
-            terms = self.objective.terms(model, self.model, micro, num_steps)
+        self._attack.refresh()
+        alone = nullcontext() if last or self.ddp is None else self.ddp.no_sync()
+        with alone:
+            with autocast(self.precision, micro.x.device.type):
+                terms = self.objective.terms(self._networks, micro, num_steps)
             (terms.loss / self.accumulate).backward()
         return terms
 
     @torch.no_grad()
     def _measure(self, parts: list[Terms], num_steps: int) -> dict[str, Tensor]:
-        metrics = {
-            name: _mean_over_ranks(torch.stack([part.watched[name] for part in parts]).mean())
-            for name in parts[0].watched
-        }
-        metrics["loss"] = _mean_over_ranks(torch.stack([part.loss.detach() for part in parts]).mean())
+        watched = [{**part.watched, "loss": part.loss.detach()} for part in parts]
+        means = torch.stack(
+            [torch.stack([own[name].double() for own in watched]).mean() for name in watched[0]]
+        )
+        metrics = dict(zip(watched[0], _mean_over_ranks(means), strict=True))
         if self.curriculum and parts[0].real_score is not None:
             real = _gather(torch.cat([p.real_score for p in parts if p.real_score is not None]))
             contrast = _gather(torch.cat([p.contrast_score for p in parts if p.contrast_score is not None]))
-            metrics["auroc"] = auroc(real, contrast)
+            metrics["auroc"] = self._unread = auroc(real, contrast)
             metrics["contrastive_steps"] = torch.tensor(float(num_steps))
-            self.curriculum.update(metrics["auroc"].item())
         return metrics
 
 
-def _attack_in_eval(attack: ClassifierAttack, model: nn.Module, batch: Batch) -> Tensor:
-    """Attacks with running statistics and without updating them, then restores the mode."""
-    was_training = model.training
-    x_adv = attack(model.eval(), batch.x, batch.y)
-    model.train(was_training)
-    return x_adv
+def compile_network(network: nn.Module) -> nn.Module:
+    """`network` by torch.compile, one graph a batch shape; on a GPU each is replayed as a CUDA graph."""
+    on_gpu = next(network.parameters()).is_cuda
+    compiled: nn.Module = torch.compile(
+        network, dynamic=False, mode="reduce-overhead" if on_gpu else "default"
+    )  # type: ignore[assignment]
+    return compiled
 
 
-def _mean_over_ranks(value: Tensor) -> Tensor:
+def _mean_over_ranks(values: Tensor) -> Tensor:
     if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(value)
-        value /= dist.get_world_size()
-    return value
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
 
 
 def _gather(scores: Tensor) -> Tensor:

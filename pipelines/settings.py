@@ -245,7 +245,12 @@ class Compute(Section):
     num_workers: Positive = 1
     cpus_per_worker: Positive = Field(1, description="of each training worker and of each other stage")
     gpus_per_worker: Amount = 0
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="of training; under bf16 images, their steps and the first layers stay fp32"
+    )
+    compile: bool = Field(
+        False, description="torch.compile: a minute more at each new batch shape, then faster steps"
+    )
     max_restarts: NonNegative = Field(2, description="times a lost training worker is replaced")
     stall_timeout: PositiveAmount = Field(
         1800, description="seconds without a training step before a restart"

@@ -27,6 +27,15 @@ class ConvNeXt(nn.Module):
             self.body.stem = _conv_stem(channels, _STEMS[size])
 
     @property
+    def stem(self) -> nn.Module:
+        stem: nn.Module = self.body.stem
+        return stem
+
+    def foldable(self) -> tuple[tuple[str, str], ...]:
+        """No BatchNorm: nothing to fold."""
+        return ()
+
+    @property
     def fc(self) -> nn.Module:
         """The last linear layer: features to logits."""
         head: nn.Module = self.body.head.fc

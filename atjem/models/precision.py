@@ -1,4 +1,7 @@
-"""Parts of a network that stay in full precision under autocast."""
+"""What each precision means, and the parts of a network that stay in full precision under autocast."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,3 +12,15 @@ def full_precision(stem: nn.Module, x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         out: Tensor = stem(x if x.dtype == torch.float64 else x.float())
     return out
+
+
+def allow_tf32(precision: str) -> None:
+    """Lets this process's matrix products and convolutions round to TF32, unless `precision` is fp32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+def autocast(precision: str, device_type: str) -> AbstractContextManager[Any]:
+    """Where a model runs: bf16 casts convolutions and linear layers, fp32 and tf32 nothing."""
+    if precision == "bf16":
+        return torch.autocast(device_type, dtype=torch.bfloat16)
+    return nullcontext()

@@ -1,5 +1,7 @@
 """Residual networks for 224-256 px images (He et al. 2016), by torchvision, features apart from the head."""
 
+from collections.abc import Iterator
+
 import torchvision.models.resnet as tv
 from torch import Tensor, nn
 
@@ -20,6 +22,17 @@ class ResNet(tv.ResNet):
         super().__init__(block, layers, num_classes=num_classes, width_per_group=width)
         if channels != 3:
             self.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+
+    @property
+    def stem(self) -> nn.Module:
+        return self.conv1
+
+    def foldable(self) -> Iterator[tuple[str, str]]:
+        """Names of convolutions and the BatchNorm behind each: here, all of them."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                before = name.replace("bn", "conv") if "bn" in name else name.removesuffix("1") + "0"
+                yield before, name
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) normalised images to (B, 512 or 2048) pooled features."""

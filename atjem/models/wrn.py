@@ -1,5 +1,7 @@
 """Wide residual networks for small images (Zagoruyko & Komodakis 2016, arXiv 1605.07146)."""
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,6 +53,19 @@ class WideResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.fc.bias)
+
+    @property
+    def stem(self) -> nn.Module:
+        return self.conv1
+
+    def foldable(self) -> Iterator[tuple[str, str]]:
+        """Names of convolutions and the BatchNorm that alone reads each: see `AttackNetwork`."""
+        first = self.blocks[0]
+        assert isinstance(first, BasicBlock)
+        if first.shortcut is not None:  # else the residual reads the stem too
+            yield "conv1", "blocks.0.bn1"
+        for number in range(len(self.blocks)):
+            yield f"blocks.{number}.conv1", f"blocks.{number}.bn2"
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) normalised images to (B, 64 * width) pooled features."""

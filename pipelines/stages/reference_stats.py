@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atjem.checkpoint import save_model
 from atjem.checkpoint_files import WEIGHTS_FILE
-from atjem.ema import make_ema
+from atjem.ema import Ema
 from atjem.fidelity import (
     CLASSIFIER,
     INCEPTION,
@@ -120,13 +120,13 @@ def _train_extractor(context: StageContext) -> dict[str, float]:
         model.parameters(), name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, betas=(0.9, 0.999)
     )
     schedule = make_schedule(optimizer, schedule="cosine", warmup_steps=0, total_steps=steps)
-    learner = Learner(model, AdversarialTraining(None), optimizer, schedule, make_ema(model, 0.999))
+    learner = Learner(model, AdversarialTraining(None), optimizer, schedule, Ema(model, 0.999))
     for step in range(steps):
         indices = order.batch(step)
         learner.step(Batch(as_float(images.get(indices), device), labels[indices].to(device)))
         context.report.progress(step + 1, steps, "steps")
     trained = learner.ema.module.eval()
-    save_model(trained, context.folder)  # type: ignore[arg-type]
+    save_model(trained, context.folder)
     test_images, test_labels = labelled_images(context.inputs["data"], "test")
     with torch.no_grad():
         logits = torch.cat([trained(as_float(batch, device)).cpu() for batch in uint8_batches(test_images)])

@@ -6,8 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +21,9 @@ from atjem.balls import make_ball
 from atjem.checkpoint import save_model
 from atjem.checkpoint_files import WEIGHTS_FILE
 from atjem.curriculum import Curriculum
-from atjem.ema import make_ema
+from atjem.ema import Ema
 from atjem.learner import Batch, ClassifierAttack, Learner, Objective
+from atjem.models.precision import allow_tf32
 from atjem.models.registry import JointEnergyModel
 from atjem.optim import make_optimizer, make_schedule
 from data.stream import rank_slice
@@ -33,7 +32,7 @@ from pipelines.context import Interrupted, StageContext
 from pipelines.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from pipelines.settings import Attack, Stage
+    from pipelines.settings import Attack, Compute, Stage
     from pipelines.stages.selection import BestModel
 
 TRAINER_FILE = "trainer.pt"
@@ -101,7 +100,7 @@ def train(
     """The loop on one worker, from the last sound checkpoint to `stage.steps` or a request to stop."""
     compute, device = context.settings.compute, ray.train.torch.get_device()
     torch.set_num_threads(compute.cpus_per_worker)
-    learner = _make_learner(stage, model.to(device), objective, curriculum, compute.precision)
+    learner = _make_learner(stage, model.to(device), objective, curriculum, compute)
     context.checkpoints.mkdir(parents=True, exist_ok=True)
     (context.checkpoints / DIVERGED_FILE).unlink(missing_ok=True)
     first, curve = _restore(context.checkpoints, learner, chooser, device)
@@ -151,8 +150,10 @@ def _make_learner(
     model: JointEnergyModel,
     objective: Objective,
     curriculum: Curriculum | None,
-    precision: str,
+    compute: "Compute",
 ) -> Learner:
+    allow_tf32(compute.precision)
+    model = model.to(memory_format=torch.channels_last)
     settings = stage.optimizer
     optimizer = make_optimizer(
         model.parameters(),
@@ -171,20 +172,14 @@ def _make_learner(
         objective,
         optimizer,
         schedule,
-        make_ema(model, stage.ema_decay),
+        Ema(model, stage.ema_decay),
         curriculum,
         accumulate=stage.accumulate,
         clip_norm=settings.clip_norm,
-        precision=_precision(precision, next(model.parameters()).device.type),
+        precision=compute.precision,
         ddp=None if alone else DistributedDataParallel(model),
+        compiled=compute.compile,
     )
-
-
-def _precision(name: str, device_type: str) -> Callable[[], AbstractContextManager[Any]]:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "fp32"
-    if name == "bf16":
-        return partial(torch.autocast, device_type, dtype=torch.bfloat16)
-    return nullcontext
 
 
 def _is_finite(model: torch.nn.Module) -> bool:
@@ -219,7 +214,7 @@ def _restore(
 def _save(folder: Path, step: int, learner: Learner, curve: Curve, chooser: "BestModel | None") -> None:
     with new_checkpoint(folder, step) as path:
         torch.save(learner.state_dict(), path / TRAINER_FILE)
-        save_model(learner.ema.module if step else learner.model, path)  # type: ignore[arg-type]
+        save_model(learner.ema.module if step else learner.model, path)
         (path / CURVE_FILE).write_text(json.dumps(curve))
         if chooser:
             chooser.save(path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from atjem.ema import ema_decay, make_ema
+from atjem.ema import Ema, ema_decay
 
 
 class Tiny(nn.Module):
@@ -41,14 +41,14 @@ def test_decay_warms_up_to_its_limit(num_updates, expected):
 
 def test_average_by_hand():
     model = Tiny()
-    ema = make_ema(model, decay=0.999)
+    ema = Ema(model, decay=0.999)
     model.set(1.0, count=1)
-    ema.update_parameters(model)
+    ema.update(model)
     assert ema.module.weight.item() == 1.0  # the first update is a copy: the untrained weights leave no trace
     expected = 1.0
     for num_updates, value in enumerate([3.0, -2.0, 5.0], start=1):
         model.set(value, count=num_updates + 1)
-        ema.update_parameters(model)
+        ema.update(model)
         decay = (1 + num_updates) / (10 + num_updates)
         expected = decay * expected + (1 - decay) * value
         assert ema.module.weight.item() == pytest.approx(expected, rel=1e-12)
@@ -58,33 +58,33 @@ def test_average_by_hand():
 
 def test_decay_limit_is_the_one_given():
     model = Tiny()
-    ema = make_ema(model, decay=0.0)
+    ema = Ema(model, decay=0.0)
     for value in (1.0, 2.0, 3.0):
         model.set(value, count=1)
-        ema.update_parameters(model)
+        ema.update(model)
         assert ema.module.weight.item() == value
 
 
 def test_model_in_training_is_untouched():
     model = Tiny()
-    ema = make_ema(model, decay=0.999)
+    ema = Ema(model, decay=0.999)
     for value in (1.0, 2.0):
         model.set(value, count=3)
-        ema.update_parameters(model)
+        ema.update(model)
         assert (model.weight.item(), model.running.item(), model.count.item()) == (value, -value, 3)
 
 
 def test_running_statistics_of_a_network_are_averaged(make_model):
     model = make_model()
-    ema = make_ema(model, decay=0.999)
-    ema.update_parameters(model)
+    ema = Ema(model, decay=0.999)
+    ema.update(model)
     before = {name: buffer.clone() for name, buffer in ema.module.named_buffers()}
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
             buffer.add_(1.0)
         if name.endswith("num_batches_tracked"):
             buffer.add_(5)
-    ema.update_parameters(model)
+    ema.update(model)
     for name, buffer in ema.module.named_buffers():
         if name.endswith("running_mean"):
             torch.testing.assert_close(buffer, before[name] + 9 / 11)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from atjem.ema import make_ema
+from atjem.ema import Ema
 from atjem.energies import energy
 from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
-from atjem.learner import Batch, Learner
+from atjem.learner import Batch, Learner, Networks
 from atjem.models.registry import ModelSpec, build_model
 from atjem.optim import make_optimizer, make_schedule
 
@@ -74,7 +74,7 @@ def test_samples_go_back_to_their_places():
 
 def test_loss_is_cross_entropy_and_the_energy_gap():
     model, own = network(), objective(energy_weight=0.5)
-    terms = own.terms(model, model, batch(), 0)
+    terms = own.terms(Networks(model, model, model), batch(), 0)
     first, gap = terms.watched["classifier_loss"], terms.watched["energy_loss"]
     assert terms.loss.item() == pytest.approx((first + 0.5 * gap).item())
     real = energy(model, batch().x).mean()
@@ -85,7 +85,7 @@ def test_loss_is_cross_entropy_and_the_energy_gap():
 def test_a_gap_without_return_is_no_number():
     model = network()
     model.backbone.fc.weight.data.mul_(1e9)
-    assert objective().terms(model, model, batch(), 0).loss.isnan()
+    assert objective().terms(Networks(model, model, model), batch(), 0).loss.isnan()
 
 
 def test_resumed_training_is_the_uninterrupted_one():
@@ -96,7 +96,7 @@ def test_resumed_training_is_the_uninterrupted_one():
         options = {"name": "adamw", "lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "betas": (0.9, 0.999)}
         optimizer = make_optimizer(model.parameters(), **options)
         schedule = make_schedule(optimizer, schedule="constant", warmup_steps=0, total_steps=6)
-        return Learner(model, objective(), optimizer, schedule, make_ema(model, 0.9))
+        return Learner(model, objective(), optimizer, schedule, Ema(model, 0.9))
 
     whole, first, second = learner(), learner(), learner()
     for step in range(6):

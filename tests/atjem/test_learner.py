@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from atjem.attacks import pgd_together
 from atjem.balls import L2
 from atjem.curriculum import Curriculum
-from atjem.ema import make_ema
+from atjem.ema import Ema
 from atjem.energies import energy
 from atjem.learner import AdversarialTraining, Batch, ClassifierAttack, DualAdversarialTraining, Learner
 from atjem.losses import classifier_loss, energy_loss, r1_penalty
@@ -36,6 +37,10 @@ def dual_training(**settings):
     return DualAdversarialTraining(ATTACK, contrastive_step_size=0.2, **settings)
 
 
+def attacked(model, x, y):
+    return pgd_together(model, [ATTACK.on(x, y)])[0].x
+
+
 def make_curriculum(num_steps=2, *, window=1, threshold=2.0, max_steps=9):
     """With the threshold out of reach, T stays what it is."""
     return Curriculum(num_steps=num_steps, max_steps=max_steps, threshold=threshold, window=window)
@@ -51,7 +56,7 @@ def make_learner(
         model.parameters(), name=optimizer, lr=lr, momentum=0.9, weight_decay=5e-4, betas=(0.9, 0.95)
     )
     schedule = make_schedule(rule, schedule="cosine", warmup_steps=2, total_steps=20)
-    return Learner(model, objective, rule, schedule, make_ema(model, 0.999), curriculum, **settings)
+    return Learner(model, objective, rule, schedule, Ema(model, 0.999), curriculum, **settings)
 
 
 def make_batch(seed=0, *, size=8, dtype=torch.float32):
@@ -103,7 +108,7 @@ def assert_same_state(a, b):
 def test_stage1_statistics_come_from_one_pass_over_the_attacked_images():
     learner, batch = make_learner(adversarial_training()), make_batch()
     by_hand, before = copy.deepcopy(learner.model), buffers(learner.model)
-    x_adv = ATTACK(by_hand.eval(), batch.x, batch.y)
+    x_adv = attacked(by_hand.eval(), batch.x, batch.y)
     assert_same_state(buffers(by_hand), before)  # the attack alone leaves them
     by_hand.train()(x_adv)
     learner.step(batch)
@@ -148,7 +153,7 @@ def test_dual_loss_by_hand():
     model, batch = copy.deepcopy(learner.model).eval(), make_batch(dtype=torch.float64)
     x_contrast = sample(model, batch.x_seed, batch.y_real, step_size=0.2, num_steps=3)
     logits_adv, logits_real, logits_contrast = (
-        model(x) for x in (ATTACK(model, batch.x, batch.y), batch.x_real, x_contrast)
+        model(x) for x in (attacked(model, batch.x, batch.y), batch.x_real, x_contrast)
     )
     clf = classifier_loss(logits_adv, batch.y).mean().item()
     bce = energy_loss(logits_real, logits_contrast).mean().item()
@@ -162,6 +167,7 @@ def test_dual_loss_by_hand():
         "adversarial_accuracy": accuracy(logits_adv, batch.y).item(),
         "energy_real": energy(model, batch.x_real).mean().item(),
         "energy_contrast": energy(model, x_contrast).mean().item(),
+        "energy_seed": energy(model, batch.x_seed).mean().item(),
         "auroc": auroc(logits_real[own], logits_contrast[own]).item(),
         "contrastive_steps": 3.0,
     }
@@ -226,6 +232,7 @@ DUAL_KEYS = {
     "adversarial_accuracy",
     "energy_real",
     "energy_contrast",
+    "energy_seed",
     "auroc",
     "contrastive_steps",
 }
@@ -320,7 +327,7 @@ def test_schedule_and_average_move_once_a_step():
     for num_steps in range(1, 4):
         learner.step(make_batch(num_steps))
         assert learner.schedule.last_epoch == num_steps
-        assert learner.ema.n_averaged == num_steps
+        assert learner.ema.num_updates == num_steps
 
 
 # Resuming
