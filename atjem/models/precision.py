@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 def full_precision(stem: nn.Module, x: Tensor) -> Tensor:
     """Runs a network's first layers outside autocast: a PGD step is finer than bf16 resolves."""
-    with torch.autocast(x.device.type, enabled=False):
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):  # shapes without values, on the meta device
+        return stem(x)
+    with torch.autocast(kind, enabled=False):
         out: Tensor = stem(x if x.dtype == torch.float64 else x.float())
     return out
 
