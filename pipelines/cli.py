@@ -9,19 +9,13 @@ from typing import Annotated
 
 import typer
 
+from pipelines.devices import check_fit, check_resources, local_resources, visible_devices
 from pipelines.interrupt import StopRequest
 from pipelines.lock import locked
+from pipelines.memory import weight
 from pipelines.number_text import SMOKE_PREFIX
 from pipelines.plan import Plan, make_plan
-from pipelines.preflight import (
-    check_cluster,
-    check_place,
-    check_resources,
-    check_settings,
-    check_tracking,
-    local_resources,
-    visible_devices,
-)
+from pipelines.preflight import check_cluster, check_place, check_settings, check_tracking
 from pipelines.problems import BadInput, Problem
 from pipelines.recipe import Recipe, load_recipe, shipped_recipes
 from pipelines.redact import redact
@@ -161,6 +155,7 @@ def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
     problems += check_settings(recipe.settings) + check_place(workdir, recipe.settings)
     if not options.ray_address:
         problems += check_resources(recipe.settings, local_resources(recipe.settings), "this machine")
+        problems += check_fit(recipe.settings)
     tracking_uri = options.tracking_uri
     if tracking_uri is None:
         tracking_uri = f"sqlite:///{workdir / 'mlflow.db'}"
@@ -201,6 +196,7 @@ def _show_plan(recipe: Recipe, plan: Plan, terminal: Terminal, as_json: bool) ->
     terminal.plan(plan)
     working = sum(step.will_run for step in plan.steps.values())
     reused = sum(step.action == "cached" for step in plan.steps.values())
+    terminal.say(weight(recipe.settings))
     terminal.say(f"{working} would run, {reused} would be reused; --plan has started nothing")
     if as_json:
         stages = [

@@ -1,6 +1,5 @@
 """Everything that could fail later, checked before the first stage: every problem found, one line each."""
 
-import os
 import shutil
 import socket
 import sqlite3
@@ -59,23 +58,6 @@ def check_place(workdir: Path, settings: Settings) -> list[Problem]:
             )
         ]
     return []
-
-
-def check_resources(settings: Settings, available: dict[str, float], where: str) -> list[Problem]:
-    """The training workers fit, with the arithmetic shown."""
-    compute = settings.compute
-    problems = []
-    kinds = (
-        ("CPU", "cpus_per_worker", compute.cpus_per_worker),
-        ("GPU", "gpus_per_worker", compute.gpus_per_worker),
-    )
-    for kind, name, each in kinds:
-        asked, there = compute.num_workers * each, available.get(kind, 0)
-        if asked > there:
-            sum_ = f"{compute.num_workers} workers x {each:g} {kind}s = {asked:g} {kind}s asked for"
-            allowed = f"{where} has {there:g}; lower it or compute.{name}"
-            problems.append(Problem("compute.num_workers", sum_, allowed))
-    return problems
 
 
 def check_tracking(uri: str) -> list[Problem]:
@@ -143,24 +125,6 @@ def check_cluster(address: str | None) -> list[Problem]:
     except OSError as error:
         reason = error.strerror or str(error)
         return [Problem("--ray-address", str(address), f"no Ray cluster answers there ({reason})")]
-
-
-def visible_devices() -> dict[str, float]:
-    """CPUs of this machine, and its GPUs by their device files: torch, which counts better, takes seconds."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    if chosen is not None:
-        gpus = min(gpus, len([name for name in chosen.split(",") if name.strip() not in ("", "-1")]))
-    return {"CPU": os.cpu_count() or 1, "GPU": gpus}
-
-
-def local_resources(settings: Settings) -> dict[str, float]:
-    """CPUs of this machine, and its GPUs when the recipe asks for any (counting them takes torch)."""
-    if settings.compute.gpus_per_worker == 0:
-        return {"CPU": os.cpu_count() or 1}
-    import torch
-
-    return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
 
 
 def _check_workers(settings: Settings) -> Iterator[Problem]:

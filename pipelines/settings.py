@@ -251,6 +251,9 @@ class Compute(Section):
     compile: bool = Field(
         False, description="torch.compile: a minute more at each new batch shape, then faster steps"
     )
+    activation_checkpointing: bool = Field(
+        False, description="updates keep less in memory and compute a third more (attacks keep little anyway)"
+    )
     max_restarts: NonNegative = Field(2, description="times a lost training worker is replaced")
     stall_timeout: PositiveAmount = Field(
         1800, description="seconds without a training step before a restart"

@@ -56,7 +56,9 @@ def _twin(model: "JointEnergyModel") -> "JointEnergyModel":
     shared: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():
         shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    return copy.deepcopy(model, shared).eval()
+    twin = copy.deepcopy(model, shared).eval()
+    twin.backbone.recompute = False  # frozen blocks keep little
+    return twin
 
 
 def _fold(model: nn.Module, twin: nn.Module, conv_name: str, norm_name: str) -> _Fold:

@@ -10,6 +10,7 @@ import timm
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from atjem.models.blocks import run_blocks
 from atjem.models.precision import full_precision
 
 _STEMS = {"tiny": (48, 96), "small": (48, 96), "base": (64, 96, 128), "large": (96, 144, 192)}
@@ -17,6 +18,8 @@ _STEMS = {"tiny": (48, 96), "small": (48, 96), "base": (64, 96, 128), "large": (
 
 class ConvNeXt(nn.Module):
     """`size` tiny, small, base or large; `conv_stem` for the robust variant of published checkpoints."""
+
+    recompute = False  # see `run_blocks`
 
     def __init__(self, size: str, num_classes: int, channels: int = 3, *, conv_stem: bool) -> None:
         super().__init__()
@@ -43,8 +46,10 @@ class ConvNeXt(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images to (B, D) pooled, normalised features."""
-        out = self.body.norm_pre(self.body.stages(full_precision(self.body.stem, x)))
-        pooled: Tensor = self.body.forward_head(out, pre_logits=True)
+        out = full_precision(self.body.stem, x)
+        for stage in self.body.stages:
+            out = run_blocks(stage.blocks, stage.downsample(out), recompute=self.recompute)
+        pooled: Tensor = self.body.forward_head(self.body.norm_pre(out), pre_logits=True)
         return pooled
 
     def forward(self, x: Tensor) -> Tensor:

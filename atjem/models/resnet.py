@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torchvision.models.resnet as tv
 from torch import Tensor, nn
 
+from atjem.models.blocks import run_blocks
 from atjem.models.precision import full_precision
 
 _SHAPES: dict[str, tuple[type[tv.BasicBlock] | type[tv.Bottleneck], list[int], int]] = {
@@ -16,6 +17,8 @@ _SHAPES: dict[str, tuple[type[tv.BasicBlock] | type[tv.Bottleneck], list[int], i
 
 class ResNet(tv.ResNet):
     """torchvision's network and parameter names, so that published state dicts fit."""
+
+    recompute = False  # see `run_blocks`
 
     def __init__(self, arch: str, num_classes: int, channels: int = 3) -> None:
         block, layers, width = _SHAPES[arch]
@@ -39,7 +42,7 @@ class ResNet(tv.ResNet):
         out = full_precision(self.conv1, x)
         out = self.maxpool(self.relu(self.bn1(out)))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            out = layer(out)
+            out = run_blocks(layer, out, recompute=self.recompute)
         pooled: Tensor = self.avgpool(out).flatten(1)
         return pooled
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atjem.models.blocks import run_blocks
 from atjem.models.precision import full_precision
 
 
@@ -29,6 +30,8 @@ class BasicBlock(nn.Module):
 
 class WideResNet(nn.Module):
     """WRN-depth-width: three groups of (depth - 4) / 6 blocks, 16/32/64 planes times `width`."""
+
+    recompute = False  # see `run_blocks`
 
     def __init__(self, depth: int, width: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
@@ -69,7 +72,7 @@ class WideResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) normalised images to (B, 64 * width) pooled features."""
-        out = self.blocks(full_precision(self.conv1, x))
+        out = run_blocks(self.blocks, full_precision(self.conv1, x), recompute=self.recompute)
         return F.relu(self.bn(out)).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

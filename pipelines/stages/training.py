@@ -106,7 +106,7 @@ def train(
     first, curve = _restore(context.checkpoints, learner, chooser, device)
     is_lead = ray.train.get_context().get_world_rank() == 0
     context.report.points(curve if is_lead else [])
-    clock = _Clock(first)
+    clock, agreement = _Clock(first), _Agreement(device)
     for step in range(first, stage.steps):
         faulthandler.dump_traceback_later(compute.stall_timeout, exit=True, file=2)
         metrics = learner.step(batches(step))
@@ -134,7 +134,7 @@ def train(
                 "images_per_second": clock.rate(done) * stage.batch_size,
             }
             context.report.progress(done, stage.steps, "steps", **watched)
-        stopping = _agree(is_lead and context.report.stopping(), device)
+        stopping = agreement.reached(is_lead and context.report.stopping())
         if is_lead and (saving or stopping):
             _save(context.checkpoints, done, learner, curve, chooser)
         if stopping:
@@ -167,7 +167,7 @@ def _make_learner(
         optimizer, schedule=settings.schedule, warmup_steps=settings.warmup_steps, total_steps=stage.steps
     )
     alone = ray.train.get_context().get_world_size() == 1
-    return Learner(
+    learner = Learner(
         model,
         objective,
         optimizer,
@@ -180,6 +180,8 @@ def _make_learner(
         ddp=None if alone else DistributedDataParallel(model),
         compiled=compute.compile,
     )
+    model.backbone.recompute = compute.activation_checkpointing  # not of the average and the attacks' twin
+    return learner
 
 
 def _is_finite(model: torch.nn.Module) -> bool:
@@ -251,13 +253,22 @@ def _point(step: int, metrics: dict[str, torch.Tensor], learner: Learner) -> dic
     return {"step": step, **values, "lr": learner.optimizer.param_groups[0]["lr"]}
 
 
-def _agree(stopping: bool, device: torch.device) -> bool:
-    """The first worker's answer, on all workers."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return stopping
-    flag = torch.tensor(float(stopping), device=device)
-    dist.broadcast(flag, src=0)
-    return bool(flag.item())
+class _Agreement:
+    """The first worker's wish to stop, on all workers.
+
+    With several it is known a step later: reading it at once would make every step wait for the one before.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.told = device, torch.zeros((), device=device)
+
+    def reached(self, wish: bool) -> bool:
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return wish
+        before = self.told
+        self.told = torch.full_like(before, float(wish))
+        dist.broadcast(self.told, src=0)
+        return bool(before.item())
 
 
 class _Clock:

@@ -7,6 +7,7 @@ regenerate them with `python tests/atjem/test_learner.py` and say why in the com
 import copy
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,13 +107,14 @@ def assert_same_state(a, b):
 
 
 def test_stage1_statistics_come_from_one_pass_over_the_attacked_images():
-    learner, batch = make_learner(adversarial_training()), make_batch()
+    learner = make_learner(adversarial_training(), dtype=torch.float64)
+    batch = make_batch(dtype=torch.float64)
     by_hand, before = copy.deepcopy(learner.model), buffers(learner.model)
     x_adv = attacked(by_hand.eval(), batch.x, batch.y)
     assert_same_state(buffers(by_hand), before)  # the attack alone leaves them
     by_hand.train()(x_adv)
     learner.step(batch)
-    assert_same_state(buffers(learner.model), buffers(by_hand))
+    torch.testing.assert_close(buffers(learner.model), buffers(by_hand), rtol=1e-10, atol=1e-12)
     assert learner.model.training
     assert learner.model.backbone.bn.num_batches_tracked == 1
 
@@ -328,6 +330,25 @@ def test_schedule_and_average_move_once_a_step():
         learner.step(make_batch(num_steps))
         assert learner.schedule.last_epoch == num_steps
         assert learner.ema.num_updates == num_steps
+
+
+def test_compiled_step_is_the_plain_one():
+    """A graph for each batch shape: both attacks, the longer one's rest, the update."""
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    plain, compiled = (
+        make_learner(dual_training(), dtype=torch.float64, curriculum=make_curriculum(5), compiled=value)
+        for value in (False, True)
+    )
+    for seed in range(2):
+        expected = {
+            name: value.item() for name, value in plain.step(make_batch(seed, dtype=torch.float64)).items()
+        }
+        found = {
+            name: value.item() for name, value in compiled.step(make_batch(seed, dtype=torch.float64)).items()
+        }
+        assert found == pytest.approx(expected, rel=1e-9)
+    assert relative_difference(gradients(compiled.model), gradients(plain.model)) < 1e-9
 
 
 # Resuming
