@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "attack": "atjem.attacks",
+    "classify": "atjem.energies",
     "counterfactual": "atjem.counterfactuals",
     "energy": "atjem.energies",
     "load": "atjem.checkpoint",
@@ -14,7 +16,7 @@ _HOME = {
     "sample": "atjem.sampling",
 }
 
-__all__ = ["counterfactual", "energy", "load", "pgd", "sample"]
+__all__ = ["attack", "classify", "counterfactual", "energy", "load", "pgd", "sample"]
 
 
 def __getattr__(name: str) -> Any:

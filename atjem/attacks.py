@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atjem.balls import Ball
-from atjem.objectives import Objective
+from atjem.balls import Ball, make_ball
+from atjem.inputs import check_inputs
+from atjem.objectives import Objective, cross_entropy, targeted_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,38 @@ def pgd(
     """
     ascent = Ascent(x, y, objective, ball, step_size, num_steps, x_start)
     return pgd_together(model, [ascent])[0].x
+
+
+def attack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    norm: str = "L2",
+    num_steps: int = 20,
+    step_size: float | None = None,
+    targeted: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Images near x that the classifier gets wrong: PGD on the cross-entropy (Madry et al. 2018).
+
+    x: (B, C, H, W) float32 in [0, 1]; y: (B,) int64, the true classes, or with `targeted` the classes to be
+    seen instead. eps in pixel units, norm 'L2' or 'Linf'; `step_size` defaults to 2.5 * eps / num_steps; a
+    `generator` starts at a random point of the ball. Returns images like x; ValueError for other input.
+    """
+    check_inputs(model, x, y)
+    ball = make_ball(norm, eps)
+    return pgd(
+        model,
+        x,
+        y,
+        objective=targeted_cross_entropy if targeted else cross_entropy,
+        ball=ball,
+        step_size=2.5 * eps / max(1, num_steps) if step_size is None else step_size,
+        num_steps=num_steps,
+        x_start=None if generator is None else ball.sample(x, generator),
+    )
 
 
 def pgd_together(model: nn.Module, ascents: Sequence[Ascent]) -> list[Attacked]:

@@ -89,7 +89,9 @@ _NORMS: dict[str, type[L2] | type[Linf]] = {"L2": L2, "Linf": Linf}
 
 
 def make_ball(norm: str, eps: float) -> Ball:
-    """The ball of a norm's name. Raises ValueError for a name that is not known."""
+    """The ball of a norm's name. Raises ValueError for a name that is not known and for eps below 0."""
+    if not eps >= 0:
+        raise ValueError(f"eps={eps} is no radius; it must be 0 or more, in pixel units of [0, 1] images")
     if norm not in _NORMS:
         raise ValueError(f"norm={norm!r} is unknown; use {' or '.join(map(repr, _NORMS))}")
     return _NORMS[norm](eps)

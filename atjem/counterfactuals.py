@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from atjem.attacks import pgd
 from atjem.balls import make_ball
+from atjem.inputs import check_inputs
 from atjem.objectives import joint
 
 
@@ -20,8 +21,9 @@ def counterfactual(
     """Ascends f(x)[target] from a real image within an `eps` ball around it (DAT; Augustin et al. 2020).
 
     x: (B, C, H, W) float32 in [0, 1]; target: (B,) int64; eps in pixel units; `step_size` defaults to
-    eps / 25. Returns images like x.
+    eps / 25. Returns images like x; ValueError for other input.
     """
+    check_inputs(model, x, target)
     return pgd(
         model,
         x,

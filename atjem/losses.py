@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atjem.energies import energy, energy_from_logits
+from atjem.energies import energy_from_logits
 
 
 def classifier_loss(logits_adv: Tensor, y: Tensor) -> Tensor:
@@ -26,5 +26,5 @@ def energy_loss(logits_real: Tensor, logits_contrast: Tensor) -> Tensor:
 def r1_penalty(model: nn.Module, x: Tensor) -> Tensor:
     """0.5 * ||d(-E)/dx||^2 on real images (Mescheder et al. 2018); differentiable. Returns (B,)."""
     x = x.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(-energy(model, x).sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(-energy_from_logits(model(x)).sum(), x, create_graph=True)
     return 0.5 * gradient.flatten(1).square().sum(dim=1)

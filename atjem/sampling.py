@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from atjem.attacks import pgd_trajectory
 from atjem.balls import Unbounded
+from atjem.inputs import check_inputs
 from atjem.objectives import MODES
 
 
@@ -60,5 +61,7 @@ def sample(
 
     seeds: (B, C, H, W) float32 in [0, 1], out-of-distribution images or noise; labels: (B,) int64, the
     class to generate (not used when `mode` is 'marginal'). Returns (B, C, H, W) float32 in [0, 1].
+    Raises ValueError for other input.
     """
+    check_inputs(model, seeds, labels)
     return sample_at(model, seeds, labels, step_size=step_size, at=[num_steps], mode=mode)[num_steps]

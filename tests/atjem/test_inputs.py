@@ -1,0 +1,86 @@
+"""The public functions refuse what they cannot mean, in words."""
+
+import pytest
+import torch
+
+import atjem
+
+X, Y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+CALLS = {
+    "classify": lambda model, x, y: atjem.classify(model, x),
+    "energy": atjem.energy,
+    "attack": lambda model, x, y: atjem.attack(model, x, y, eps=0.5),
+    "sample": lambda model, x, y: atjem.sample(model, x, y, step_size=0.1, num_steps=1),
+    "counterfactual": lambda model, x, y: atjem.counterfactual(model, x, y, eps=0.5, num_steps=1),
+}
+IMAGES = {
+    "8-bit": ((X * 255).byte(), r"\(3, 1, 8, 8\) torch.uint8; they must be .* floats in \[0, 1\]"),
+    "not divided": (X * 255, r"pixels go from .*; they must lie in \[0, 1\] \(divide 8-bit images by 255\)"),
+    "one image": (X[0], r"images are \(1, 8, 8\) torch.float32"),
+    "colour": (X.expand(3, 3, 8, 8), "this model takes 1 channels"),
+    "not finite": (X * torch.nan, r"pixels go from nan to nan; they must lie in \[0, 1\]"),
+}
+LABELS = {
+    "too few": (Y[:2], r"labels are \(2,\) torch.int64; 3 images need \(3,\) torch.int64"),
+    "int32": (Y.int(), r"labels are \(3,\) torch.int32"),
+    "no such class": (Y + 9, r"labels go from 9 to 11; they must be 0 to "),
+    "negative": (Y - 1, r"labels go from -1 to 1"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("kind", IMAGES)
+def test_images(name, kind, make_model):
+    x, message = IMAGES[kind]
+    with pytest.raises(ValueError, match=message):
+        CALLS[name](make_model(), x, Y)
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "classify"])
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels(name, kind, make_model):
+    y, message = LABELS[kind]
+    with pytest.raises(ValueError, match=message):
+        CALLS[name](make_model(), X, y)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_good_input_is_taken(name, make_model):
+    assert len(CALLS[name](make_model(), X, Y)) == 3
+
+
+def test_probabilities(make_model):
+    probabilities = atjem.classify(make_model(), X)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3))
+    assert not probabilities.requires_grad
+    torch.testing.assert_close(probabilities.log().diff(), make_model()(X).diff().detach())
+
+
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+def test_attack_hides_the_class_or_shows_the_target(norm, make_model):
+    model = make_model()
+    other = (Y + 1) % 3
+    before = atjem.classify(model, X)
+    away = atjem.classify(model, atjem.attack(model, X, Y, eps=0.5, norm=norm))
+    towards = atjem.classify(model, atjem.attack(model, X, other, eps=0.5, norm=norm, targeted=True))
+    rows = torch.arange(3)
+    assert (away[rows, Y] < before[rows, Y]).all()
+    assert (towards[rows, other] > before[rows, other]).all()
+
+
+def test_attack_starts_where_its_generator_says(make_model):
+    starts = [
+        atjem.attack(make_model(), X, Y, eps=0.5, num_steps=0, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+    assert ((starts[0] - X).flatten(1).norm(dim=1) <= 0.5 + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"), [({"norm": "l2"}, "norm='l2' is unknown"), ({"eps": -1.0}, "eps=-1.0")]
+)
+def test_attack_refuses_a_ball_that_is_none(changed, message, make_model):
+    with pytest.raises(ValueError, match=message):
+        atjem.attack(make_model(), X, Y, **{"eps": 0.5} | changed)
