@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from atjem.energies import energy_from_logits
-from atjem.learner import Batch, Networks, Objective, Terms
 from atjem.losses import classifier_loss
 from atjem.scores import accuracy
+from atjem.training_objective import Batch, Networks, Objective, Terms
 
 _LARGEST_GAP = 1e4  # nats between real and sampled energies; beyond it nothing comes back
 

@@ -26,16 +26,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from atjem.adversarial import ClassifierAttack, DualAdversarialTraining
 from atjem.attacks import Ascent, pgd_together
 from atjem.balls import L2, Unbounded
 from atjem.curriculum import Curriculum
 from atjem.ema import Ema
-from atjem.learner import Batch, ClassifierAttack, DualAdversarialTraining, Learner, compile_network
+from atjem.learner import Learner, compile_network
 from atjem.models.attack_network import AttackNetwork
 from atjem.models.precision import allow_tf32, autocast
 from atjem.models.registry import JointEnergyModel, ModelSpec, build_model
 from atjem.objectives import cross_entropy, joint
 from atjem.optim import make_optimizer, make_schedule
+from atjem.training_objective import Batch
 
 CLASSIFIER_STEPS, STEP_SIZE, EPS = 10, 0.1, 0.5
 OPTIMIZER = {"name": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "betas": (0.9, 0.95)}

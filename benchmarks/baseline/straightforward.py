@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atjem.learner import Batch
 from atjem.models.registry import JointEnergyModel
+from atjem.training_objective import Batch
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from atjem.adversarial import AdversarialTraining
 from atjem.checkpoint import save_model
 from atjem.checkpoint_files import WEIGHTS_FILE
 from atjem.ema import Ema
@@ -21,10 +22,11 @@ from atjem.fidelity import (
     frechet_distance,
     make_extractor,
 )
-from atjem.learner import AdversarialTraining, Batch, Learner
+from atjem.learner import Learner
 from atjem.models.registry import build_model
 from atjem.optim import make_optimizer, make_schedule
 from atjem.scores import accuracy
+from atjem.training_objective import Batch
 from data.images import Images
 from data.rng import stream_seed
 from data.stream import Order

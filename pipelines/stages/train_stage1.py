@@ -6,9 +6,10 @@ from typing import Any
 import ray.train.torch
 import torch
 
-from atjem.learner import AdversarialTraining, Batch
+from atjem.adversarial import AdversarialTraining
 from atjem.models.registry import JointEnergyModel, build_model
 from atjem.published import load_start
+from atjem.training_objective import Batch
 from data.augment import Augmentation
 from data.rng import stream_seed
 from data.stream import Order

@@ -7,11 +7,12 @@ import ray.train.torch
 import torch
 from torch import Tensor
 
+from atjem.adversarial import AdversarialTraining, DualAdversarialTraining
 from atjem.checkpoint import load
 from atjem.curriculum import Curriculum, window_length
 from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
-from atjem.learner import AdversarialTraining, Batch, DualAdversarialTraining, Objective
 from atjem.models.registry import ModelSpec
+from atjem.training_objective import Batch, Objective
 from data.augment import Augmentation
 from data.images import Images, Indices
 from data.rng import stream_seed

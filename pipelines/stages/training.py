@@ -17,15 +17,17 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch.nn.parallel import DistributedDataParallel
 
+from atjem.adversarial import ClassifierAttack
 from atjem.balls import make_ball
 from atjem.checkpoint import save_model
 from atjem.checkpoint_files import WEIGHTS_FILE
 from atjem.curriculum import Curriculum
 from atjem.ema import Ema
-from atjem.learner import Batch, ClassifierAttack, Learner, Objective
+from atjem.learner import Learner
 from atjem.models.precision import allow_tf32
 from atjem.models.registry import JointEnergyModel
 from atjem.optim import make_optimizer, make_schedule
+from atjem.training_objective import Batch, Objective
 from data.stream import rank_slice
 from pipelines.checkpoints import new_checkpoint, sound_checkpoint
 from pipelines.context import Interrupted, StageContext

@@ -6,9 +6,10 @@ import torch
 from atjem.ema import Ema
 from atjem.energies import energy
 from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
-from atjem.learner import Batch, Learner, Networks
+from atjem.learner import Learner
 from atjem.models.registry import ModelSpec, build_model
 from atjem.optim import make_optimizer, make_schedule
+from atjem.training_objective import Batch, Networks
 
 SHAPE = (1, 8, 8)
 

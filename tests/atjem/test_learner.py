@@ -14,17 +14,19 @@ import pytest
 import torch
 from torch import nn
 
+from atjem.adversarial import AdversarialTraining, ClassifierAttack, DualAdversarialTraining
 from atjem.attacks import pgd_together
 from atjem.balls import L2
 from atjem.curriculum import Curriculum
 from atjem.ema import Ema
 from atjem.energies import energy
-from atjem.learner import AdversarialTraining, Batch, ClassifierAttack, DualAdversarialTraining, Learner
+from atjem.learner import Learner
 from atjem.losses import classifier_loss, energy_loss, r1_penalty
 from atjem.models.registry import ModelSpec, build_model
 from atjem.optim import make_optimizer, make_schedule
 from atjem.sampling import sample
 from atjem.scores import accuracy, auroc
+from atjem.training_objective import Batch
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 ATTACK = ClassifierAttack(L2(0.5), step_size=0.2, num_steps=3)

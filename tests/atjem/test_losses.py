@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from atjem.energies import energy_from_logits
 from atjem.losses import classifier_loss, energy_loss, r1_penalty
 
 EXTREME = torch.tensor([[1e4, 0.0], [-1e4, 0.0], [1e4, -1e4], [-1e4, -1e4]])
@@ -84,3 +85,39 @@ def test_r1_penalty_is_one_value_for_each_image(make_model, make_images):
     assert (together > 0).all()
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=0)
     assert not x.requires_grad
+
+
+def _random_logits(num=4):
+    return torch.randn(
+        num, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda logits: classifier_loss(logits, torch.tensor([0, 1, 2, 0])),
+        lambda logits: energy_loss(logits[:2], logits[2:]),
+        energy_from_logits,
+        lambda logits: energy_from_logits(logits, torch.tensor([0, 1, 2, 0])),
+    ],
+    ids=["classifier_loss", "energy_loss", "marginal_energy", "joint_energy"],
+)
+def test_gradients_are_those_of_finite_differences(function):
+    assert torch.autograd.gradcheck(function, _random_logits())
+
+
+def test_gradient_of_the_r1_penalty_is_that_of_finite_differences():
+    """With respect to the weights: a derivative of a derivative."""
+    x = torch.rand(2, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    class Quadratic(torch.nn.Module):
+        def __init__(self, weight):
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, images):
+            return images.flatten(1).square() @ self.weight.T
+
+    weight = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    assert torch.autograd.gradcheck(lambda own: r1_penalty(Quadratic(own), x), weight.requires_grad_())
