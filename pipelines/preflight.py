@@ -13,6 +13,7 @@ from urllib.request import urlopen
 from uuid import uuid4
 
 from atjem.checkpoint_files import unusable_start
+from atjem.models.footprint import PUBLISHED
 from data.augment_text import parse_augment
 from data.decode import UndecodableError, read_square
 from data.named import open_source, photograph_classes
@@ -163,6 +164,8 @@ def _check_checkpoint(settings: Settings) -> Iterator[Problem]:
         return
     if reason := unusable_start(Path(path)):
         wanted = "give a model folder (model.json, model.safetensors) or a published .pt, .pth or .ckpt file"
+        if known := PUBLISHED.get(settings.model.arch):
+            wanted += f" ({known})"
         yield Problem("model.checkpoint", path, f"{reason}; {f'get it from {url}' if url else wanted}")
     elif Path(path).is_dir():
         yield from _check_model_folder(path, settings)

@@ -183,6 +183,23 @@ def test_forced_stage_runs_again_and_changes_nothing_else(pipeline, workdir, sec
     assert result.json["metrics"] == pytest.approx(second.json["metrics"])
 
 
+@pytest.mark.parametrize("objective", ["at", "jem"])
+def test_other_objectives_are_one_setting_and_share_stage1(objective, pipeline, workdir, second):
+    changed = {
+        "stage2__objective": objective,
+        "stage2__sgld__buffer_size": 100,
+        "stage2__optimizer__lr": 1e-3,
+    }
+    result = pipeline(*reduced_arguments(workdir, **changed), "--until", "train_stage2", "--json")
+    assert result.code == 0, result.err
+    stages = {stage["name"]: stage for stage in result.json["stages"]}
+    assert stages["train_stage1"]["status"] == "cached"
+    assert stages["train_stage2"]["status"] == "ran"
+    curve = json.loads((Path(stages["train_stage2"]["artifact"]) / "curve.json").read_text())
+    assert curve[-1]["step"] == 30
+    assert ("energy_contrast" in curve[-1]) == (objective == "jem")
+
+
 def test_damaged_artifact_is_made_again(pipeline, workdir, first):
     """The sample shard loses a byte: sampling runs again, gives the same, and what follows stays cached."""
     stages = {stage["name"]: Path(stage["artifact"]) for stage in first.json["stages"]}
