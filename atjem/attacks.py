@@ -127,7 +127,8 @@ def pgd_together(model: nn.Module, ascents: Sequence[Ascent]) -> list[Attacked]:
         found = _gradients(model, [(ascents[index], points[index]) for index in active])
         for index, (gradient, logits) in zip(active, found, strict=True):
             points[index] = ascents[index].advance(points[index], gradient)
-            first[index] = logits if step == 0 else first[index]
+            if step == 0:
+                first[index] = logits.clone()  # a replayed CUDA graph would write over them
     return [Attacked(x, logits) for x, logits in zip(points, first, strict=True)]
 
 

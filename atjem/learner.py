@@ -47,8 +47,8 @@ class Learner:
         update: nn.Module = self.ddp or self.model
         self._networks = Networks(self.model, update, self._attack.network)
         if self.compiled:
-            compiled = (compile_network(network) for network in (update, self._attack.network))
-            self._networks = Networks(self.model, *compiled)
+            attack = compile_network(self._attack.network, replay=True)
+            self._networks = Networks(self.model, compile_network(update, replay=False), attack)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step on this rank's share of the global batch. Returns scalars, the same on all.
@@ -123,11 +123,15 @@ class Learner:
         return metrics
 
 
-def compile_network(network: nn.Module) -> nn.Module:
-    """`network` by torch.compile, one graph a batch shape; on a GPU each is replayed as a CUDA graph."""
+def compile_network(network: nn.Module, *, replay: bool) -> nn.Module:
+    """`network` by torch.compile, one graph for each batch shape.
+
+    replay: on a GPU, replay them as CUDA graphs. Not for networks whose weights get gradients: those live on
+    after the next replay, in memory that it writes over.
+    """
     on_gpu = next(network.parameters()).is_cuda
     compiled: nn.Module = torch.compile(
-        network, dynamic=False, mode="reduce-overhead" if on_gpu else "default"
+        network, dynamic=False, mode="reduce-overhead" if replay and on_gpu else "default"
     )  # type: ignore[assignment]
     return compiled
 

@@ -156,7 +156,7 @@ def attack_variants(options: argparse.Namespace) -> Variants:
         "ours, norms not folded": ours(options).requires_grad_(False),
     }
     if options.compile:
-        nets["ours, compiled"] = compile_network(nets["ours"])
+        nets["ours, compiled"] = compile_network(nets["ours"], replay=True)
     variants: Variants = {
         "straightforward": lambda: slow.contrastive_attack(batch.x_seed, batch.y, 1)  # type: ignore[arg-type]
     }

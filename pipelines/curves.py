@@ -9,7 +9,7 @@ _PANELS = (
     ("accuracy under the training attack", ("adversarial_accuracy",)),
     ("AUROC, real against contrastive", ("auroc",)),
     ("curriculum: contrastive steps T", ("contrastive_steps",)),
-    ("energy of real and contrastive images", ("energy_real", "energy_contrast")),
+    ("energy of real images, contrastive images, seeds", ("energy_real", "energy_contrast", "energy_seed")),
     ("Fréchet distance of selection samples", ("selection_frechet_distance",)),
 )
 
