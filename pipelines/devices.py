@@ -59,13 +59,14 @@ def _check_memory(settings: Settings) -> list[Problem]:
     problems = []
     for name, needed in stage_bytes(settings).items():
         if 0 < there < needed:
-            size = getattr(settings, name).batch_size
-            given = f"{size} over {compute.num_workers} workers takes about {needed / 1e9:.0f} GB each"
-            advice = f"{what} is {there / 1e9:.0f} GB: raise {name}.accumulate, lower it"
-            more = (
-                "" if compute.activation_checkpointing else ", or set compute.activation_checkpointing=true"
+            size, workers = getattr(settings, name).batch_size, compute.num_workers
+            given = (
+                f"{size} over {workers} worker{'s' * (workers > 1)} takes about {needed / 1e9:.0f} GB each"
             )
-            problems.append(Problem(f"{name}.batch_size", given, advice + more))
+            allowed = f"{what} is {there / 1e9:.0f} GB: use a smaller batch or raise {name}.accumulate"
+            if name == "stage2" and not compute.activation_checkpointing:
+                allowed += ", or set compute.activation_checkpointing=true"
+            problems.append(Problem(f"{name}.batch_size", given, allowed))
     return problems
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from atjem.models.footprint import footprint, training_bytes
+from atjem.models.names import parse_convnext
 from data.named import NAMED
 from pipelines.settings import Settings, Stage
 
@@ -19,8 +20,16 @@ def stage_bytes(settings: Settings) -> dict[str, float]:
     """The most that one worker holds while it trains, for each stage that has steps."""
     stages = {"stage1": (settings.stage1, "at"), "stage2": (settings.stage2, settings.stage2.objective)}
     return {
-        name: _bytes(settings, stage, objective) for name, (stage, objective) in stages.items() if stage.steps
+        name: _bytes(settings, stage, objective, recompute=recomputes(settings, name))
+        for name, (stage, objective) in stages.items()
+        if stage.steps
     }
+
+
+def recomputes(settings: Settings, stage: str) -> bool:
+    """Whether activation checkpointing is on and helps: BatchNorm that gathers statistics forbids it."""
+    gathers = stage == "stage1" and parse_convnext(settings.model.arch) is None
+    return settings.compute.activation_checkpointing and not gathers
 
 
 def weight(settings: Settings) -> str:
@@ -35,7 +44,7 @@ def weight(settings: Settings) -> str:
     return f"{line}; memory of a training worker: {needs}" if needs else line
 
 
-def _bytes(settings: Settings, stage: Stage, objective: str) -> float:
+def _bytes(settings: Settings, stage: Stage, objective: str, *, recompute: bool) -> float:
     attacked, updated = _IMAGES[objective]
     images = stage.batch_size // (settings.compute.num_workers * stage.accumulate)
     return training_bytes(
@@ -44,7 +53,7 @@ def _bytes(settings: Settings, stage: Stage, objective: str) -> float:
         attacked=attacked * images,
         updated=updated * images,
         moments=_MOMENTS[stage.optimizer.name],
-        recompute=settings.compute.activation_checkpointing,
+        recompute=recompute,
     )
 
 

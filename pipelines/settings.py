@@ -252,7 +252,8 @@ class Compute(Section):
         False, description="torch.compile: a minute more at each new batch shape, then faster steps"
     )
     activation_checkpointing: bool = Field(
-        False, description="updates keep less in memory and compute a third more (attacks keep little anyway)"
+        False,
+        description="less memory, a third more work: in stage 2, and without BatchNorm in stage 1",
     )
     max_restarts: NonNegative = Field(2, description="times a lost training worker is replaced")
     stall_timeout: PositiveAmount = Field(

@@ -69,3 +69,13 @@ def test_weight_in_one_line():
     assert line.startswith("resnet-50: 25.6 M parameters, 10.7 GFLOP an image and pass; memory")
     assert "stage 2 about 24.2 GB" in line
     assert "stage 1" not in line
+
+
+@pytest.mark.parametrize(("arch", "helps"), [("resnet-50", False), ("convnext-tiny", True)])
+def test_gathered_statistics_forbid_recomputing_in_stage1(arch, helps):
+    own = ("stage1.steps=1", f"model.arch={arch}")
+    kept, recomputed = (
+        stage_bytes(settings("imagenet256", *own, f"compute.activation_checkpointing={value}"))["stage1"]
+        for value in ("false", "true")
+    )
+    assert (recomputed < kept) == helps
