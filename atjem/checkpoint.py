@@ -4,9 +4,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from atjem.checkpoint_files import SPEC_FILE, WEIGHTS_FILE, missing_files
 from atjem.models.registry import JointEnergyModel, ModelSpec, build_model
@@ -18,9 +19,16 @@ class CheckpointError(ValueError):
 
 def save_model(model: JointEnergyModel, folder: Path) -> None:
     """Writes the model's two files into an existing folder."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE)
+    save_file(weights_of(model), folder / WEIGHTS_FILE)
     (folder / SPEC_FILE).write_text(json.dumps(asdict(model.spec), indent=2) + "\n")
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of everything that is saved of a model, on the CPU, in the layout that files have."""
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
 
 
 def read_spec(path: str | Path) -> ModelSpec:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from atjem.checkpoint import weights_of
 from atjem.fidelity import FeatureMoments
 from pipelines.context import StageContext
 from pipelines.files import read_json, write_json
@@ -49,7 +50,7 @@ class BestModel:
         steps = best_steps(distances)
         if distances[steps] < self.state.get("frechet_distance", float("inf")):
             self.state = {"step": done, "frechet_distance": distances[steps], "sample_steps": steps}
-            self.weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+            self.weights = weights_of(model)
         return distances[steps]
 
     def save(self, folder: Path) -> None:

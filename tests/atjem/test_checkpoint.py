@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from atjem.checkpoint import CheckpointError, load, load_weights, read_spec, save_model
+from atjem.checkpoint import CheckpointError, load, load_weights, read_spec, save_model, weights_of
 from atjem.checkpoint_files import SPEC_FILE, WEIGHTS_FILE, missing_files
 
 
@@ -41,6 +41,13 @@ def test_round_trip(tmp_path, make_model, make_images):
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
     assert torch.equal(loaded(make_images()), model.eval()(make_images()))
+
+
+def test_channels_last_is_saved_as_what_it_is(tmp_path, make_model, make_images):
+    model = make_model().to(memory_format=torch.channels_last)
+    assert all(tensor.is_contiguous() for tensor in weights_of(model).values())
+    save_model(model, tmp_path)
+    torch.testing.assert_close(load(tmp_path)(make_images()), model(make_images()))
 
 
 def test_loads_in_eval_mode_from_a_string(folder):
