@@ -121,7 +121,9 @@ def imagenet_source(root: Path) -> Source:
         "get ImageNet-1k from https://image-net.org (account, non-commercial terms) and put train/ and val/ "
         "there, a folder a class in each, or set data.root",
     )
-    if loose := [item.name for item in source.items if item.label is None]:  # as val/ and test/ are unpacked
+    if loose := [
+        item.name for item, label in zip(source.items, source.labels, strict=True) if label is None
+    ]:  # as val/ and test/ are unpacked
         raise SourceError(
             f"{folder.resolve()}: {len(loose)} images lie outside a class folder ({loose[0]}, say); "
             "sort val/ into a folder a class, as train/ is, and take test/ away"

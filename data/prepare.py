@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -87,7 +87,7 @@ def prepare(source: Source, folder: Path, job: Job, progress: Progress = lambda 
     return dataset
 
 
-def _assign_splits(items: tuple[Item, ...], job: Job) -> list[str]:
+def _assign_splits(items: Sequence[Item], job: Job) -> list[str]:
     """The item's own split, or a seeded one that takes `test_fraction` of each class (at least one image)."""
     first, second = job.split_names
     if any(item.split for item in items):
@@ -106,7 +106,7 @@ def _assign_splits(items: tuple[Item, ...], job: Job) -> list[str]:
     return splits
 
 
-def _split_items(items: tuple[Item, ...], job: Job) -> dict[str, list[Item]]:
+def _split_items(items: Sequence[Item], job: Job) -> dict[str, list[Item]]:
     """Each split's items in a seeded order, so that a shard read in sequence does not go class by class.
 
     With `max_images` the first ones are spread evenly over the classes; what cannot be decoded is replaced.

@@ -6,12 +6,16 @@ A source lists its items without reading a pixel, so that its identity is cheap:
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal, overload
 
+import pyarrow as pa
 from PIL import Image
+
+Opener = Callable[[], Image.Image]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _SPLIT_FOLDERS = {
@@ -26,12 +30,48 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """One image that has not been opened. `label` is a class name, or None; `split` train, test or None."""
+    """One image that has not been opened. `label` is a class name, or None; `split` train, test or None.
+
+    `open` and all else here can be pickled: other processes decode it.
+    """
 
     name: str
     label: str | None
     split: str | None
-    open: Callable[[], Image.Image]
+    open: Opener
+
+
+class Listing(Sequence[Item]):
+    """The items of a large collection as columns: some 60 bytes each, made into an `Item` when asked for.
+
+    names: what reports call an item; labels, splits: strings or None; `opener` gives `open` by an item's index.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        labels: Iterable[str | None],
+        splits: Iterable[str | None],
+        opener: Callable[[int], Opener],
+    ) -> None:
+        self.names = pa.array(names, pa.large_string())
+        self.labels = pa.array(labels, pa.string()).dictionary_encode()
+        self.splits = pa.array(splits, pa.string()).dictionary_encode()
+        self.opener = opener
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        number = range(len(self))[index]
+        name, label, split = (own[number].as_py() for own in (self.names, self.labels, self.splits))
+        return Item(name, label, split, self.opener(number))
 
 
 @dataclass(frozen=True)
@@ -43,17 +83,35 @@ class Source:
 
     name: str
     identity: str
-    load: Callable[[], tuple[Item, ...]]
+    load: Callable[[], Sequence[Item]]
     known_classes: tuple[str, ...] = ()
 
     @cached_property
-    def items(self) -> tuple[Item, ...]:
+    def items(self) -> Sequence[Item]:
         return self.load()
+
+    @cached_property
+    def labels(self) -> list[str | None]:
+        """Each item's class name, without making the items."""
+        return column(self.items, "label")
+
+    @cached_property
+    def splits(self) -> list[str | None]:
+        return column(self.items, "split")
 
     @property
     def classes(self) -> list[str]:
         """Class names in sorted order; a label's index is its place here."""
-        return sorted({item.label for item in self.items if item.label is not None} | {*self.known_classes})
+        return sorted({label for label in self.labels if label is not None} | {*self.known_classes})
+
+
+def column(items: Sequence[Item], name: Literal["label", "split"]) -> list[str | None]:
+    """One field of every item; strings are shared, not copied."""
+    if not isinstance(items, Listing):
+        return [getattr(item, name) for item in items]
+    encoded = items.labels if name == "label" else items.splits
+    values = [*encoded.dictionary.to_pylist(), None]
+    return [values[-1 if index is None else index] for index in encoded.indices.to_pylist()]
 
 
 def folder_source(folder: str | Path) -> Source:
@@ -65,14 +123,37 @@ def folder_source(folder: str | Path) -> Source:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise SourceError(f"{folder} does not exist or is no folder; give a folder of images")
-    listed = sorted(_walk(root))
-    if not listed:
+    digest, paths = hashlib.sha256(), []
+    for path, size, mtime in _walk(root, "", {root.resolve()}):
+        digest.update(b"%s\0%d\0%d\n" % (path, size, mtime))
+        paths.append(path)
+    if not paths:
         raise SourceError(
             f"{folder} holds no image file; give a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files"
         )
-    splits = _split_folders(listed)
-    items = tuple(_folder_item(root, relative, splits) for relative, _, _ in listed)
-    return Source(str(folder), listing_digest(listed), lambda: items)
+    raw = pa.array(paths, pa.large_binary())
+    splits = split_folders(raw)
+    opener = partial(_opener, root, raw)
+    return Source(str(folder), digest.hexdigest(), lambda: tree_items(raw, splits, opener))
+
+
+def tree_items(paths: pa.Array, splits: Mapping[str, str], opener: Callable[[int], Opener]) -> Listing:
+    """Items of a tree of files by their relative paths (bytes): folders say class and split."""
+    names, labels, own_splits = [], [], []
+    for path in paths:
+        name = _printable(path.as_py())
+        first, *inner = name.split("/")
+        split = splits.get(first) if inner else None
+        folders = inner[:-1] if split else [first, *inner][:-1]
+        names.append(name)
+        labels.append(folders[0] if folders else None)
+        own_splits.append(split)
+    return Listing(names, labels, own_splits, opener)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts as an image, by its name; hidden ones do not."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def listing_digest(listed: Iterable[tuple[str, int, int]]) -> str:
@@ -83,33 +164,39 @@ def listing_digest(listed: Iterable[tuple[str, int, int]]) -> str:
     return digest.hexdigest()
 
 
-def _walk(root: Path) -> list[tuple[str, int, int]]:
-    """(relative path, size, mtime) of every image file; links are followed, loops of them only once."""
-    found, seen = [], {root.resolve()}
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in list(subfolders):
-            target = Path(folder, name).resolve()
-            if target in seen:
-                subfolders.remove(name)
+def _walk(root: Path, below: str, seen: set[Path]) -> Iterator[tuple[bytes, int, int]]:
+    """(relative path, size, mtime) of every image file, sorted; links are followed, loops of them only once.
+
+    One folder's entries are in memory at a time: those of a folder come where its name with '/' belongs.
+    """
+    with os.scandir(root / below) as entries:
+        named = sorted(
+            (entry.name + "/" * entry.is_dir(), entry) for entry in entries if entry.name[0] != "."
+        )
+    for name, entry in named:
+        if not name.endswith("/"):
+            if is_image(name):
+                status = entry.stat(follow_symlinks=os.path.exists(entry))
+                yield os.fsencode(below + name), status.st_size, status.st_mtime_ns
+        elif (target := Path(entry.path).resolve()) not in seen:
             seen.add(target)
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                path = Path(folder, name)
-                status = path.stat() if path.exists() else path.lstat()
-                found.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
-    return found
+            yield from _walk(root, below + name, seen)
 
 
-def _split_folders(listed: list[tuple[str, int, int]]) -> dict[str, str]:
+def split_folders(paths: pa.Array) -> dict[str, str]:
     """Top folders are splits only when all of them are, and `train` is there with another or with classes.
 
     Raises SourceError where train and test lie beside something else.
     """
-    paths = [relative.split("/") for relative, _, _ in listed]
-    tops = {path[0] for path in paths if len(path) > 1}
+    tops, deep_tops = set(), set()
+    for path in paths:
+        top, *inner = path.as_py().split(b"/", 2)
+        if inner:
+            tops.add(_printable(top))
+        if len(inner) > 1:
+            deep_tops.add(_printable(top))
     splits = {top: _SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in _SPLIT_FOLDERS}
-    deep = any(len(path) > 2 and path[0] in splits for path in paths)
+    deep = bool(deep_tops & splits.keys())
     if "train" not in splits.values() or not (deep or (len(tops) > 1 and splits.keys() == tops)):
         return {}
     if splits.keys() != tops and "test" not in splits.values():
@@ -122,12 +209,8 @@ def _split_folders(listed: list[tuple[str, int, int]]) -> dict[str, str]:
     return splits
 
 
-def _folder_item(root: Path, relative: str, splits: dict[str, str]) -> Item:
-    parts = relative.split("/")
-    split = splits.get(parts[0]) if len(parts) > 1 else None
-    folders = parts[1:-1] if split else parts[:-1]
-    label = _printable(folders[0]) if folders else None
-    return Item(_printable(relative), label, split, partial(_open_file, root / relative))
+def _opener(root: Path, paths: pa.Array, index: int) -> Opener:
+    return partial(_open_file, root / os.fsdecode(paths[index].as_py()))
 
 
 def _open_file(path: Path) -> Image.Image:
@@ -136,6 +219,6 @@ def _open_file(path: Path) -> Image.Image:
     return Image.open(path)
 
 
-def _printable(name: str) -> str:
+def _printable(name: bytes) -> str:
     """A file name as text that any file format takes; bytes that are no UTF-8 show as \\x..."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name.decode("utf-8", "backslashreplace")

@@ -251,18 +251,18 @@ def _check_images(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             "data.in", f"{settings.data.in_} has {found}", "give a folder with two class folders or more"
         )
-    unlabelled = sum(item.label is None for item in source.items)
+    unlabelled = source.labels.count(None)
     if classes and unlabelled:
         given = f"{settings.data.in_} has {unlabelled} images outside class folders"
         yield Problem("data.in", given, "move them into class folders or away")
-    seen = {item.label for item in source.items if item.split != "test"}
-    unseen = sorted({str(item.label) for item in source.items if item.label not in seen})
+    seen = {label for label, split in zip(source.labels, source.splits, strict=True) if split != "test"}
+    unseen = sorted({str(label) for label in source.labels if label not in seen})
     if classes and unseen and not source.known_classes:
         given = f"{settings.data.in_} has {', '.join(unseen[:3])} only among its test images"
         yield Problem("data.in", given, "each class needs training images")
     yield from _check_decodable("data.in", settings.data.in_, source, settings)
     num_train = round(len(source.items) * (1 - settings.data.test_fraction))
-    splits = [item.split for item in source.items]
+    splits = source.splits
     if any(splits):
         num_train = splits.count("train")
         if "test" not in splits:
@@ -293,7 +293,7 @@ def _check_seeds(settings: Settings) -> Iterator[Problem]:
         yield Problem("data.ood", name, f"{source} (or use {' or '.join(KINDS)})")
         return
     yield from _check_decodable("data.ood", name, source, settings)
-    splits = [item.split for item in source.items]
+    splits = source.splits
     num_train = round(len(splits) * (1 - settings.data.test_fraction))
     num_train = splits.count("train") if any(splits) else num_train
     if num_train < len(splits):
