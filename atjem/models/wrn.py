@@ -22,10 +22,10 @@ class BasicBlock(nn.Module):
         self.shortcut = None if same else nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(x))
+        out = F.relu(self.bn1(x), inplace=True)  # in place where no gradient needs what was there
         residual = x if self.shortcut is None else self.shortcut(out)
         out = self.conv1(out)
-        return residual + self.conv2(F.relu(self.bn2(out)))
+        return residual + self.conv2(F.relu(self.bn2(out), inplace=True))
 
 
 class WideResNet(nn.Module):
