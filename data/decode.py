@@ -12,6 +12,7 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 Crop = Callable[[int, int], Box]  # of an image's width and height
 _JPEG_SIDE = 65_500
+_WEBP_SIDE = 16_383
 _MODES = {1: "L", 3: "RGB"}
 _DAMAGE = (
     ValueError,
@@ -40,6 +41,11 @@ def read_square(opener: Callable[[], Image.Image], *, channels: int, image_size:
 def read_frame(opener: Callable[[], Image.Image], *, channels: int, short_side: int) -> Image.Image:
     """As `read_square`, but whole: nothing is cropped, and only a longer short side is resized."""
     return _read(opener, channels, partial(_shrink, short_side=short_side))
+
+
+def read_as_is(opener: Callable[[], Image.Image], *, channels: int) -> Image.Image:
+    """As `read_square`, but of its own size."""
+    return _read(opener, channels, lambda image: image)
 
 
 def _read(
@@ -102,7 +108,21 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-ENCODERS = {"png": encode_png, "jpg": encode_jpeg}  # by the suffix of a shard's members
+def encode_webp(image: Image.Image) -> bytes:
+    """Lossless bytes, smaller than PNG's. Raises UndecodableError when a side is too long for WebP."""
+    if max(image.size) > _WEBP_SIDE:
+        raise UndecodableError(f"a side is longer than WebP's {_WEBP_SIDE:,} pixels; use png")
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", lossless=True, quality=50, method=2, exact=True)
+    return buffer.getvalue()
+
+
+ENCODERS = {"png": encode_png, "jpg": encode_jpeg, "webp": encode_webp}  # by the suffix of a shard's members
+STORED_AS = {
+    "png": "PNG, lossless; resized by Pillow's antialiased bicubic filter",
+    "jpg": "JPEG, quality 95, 4:4:4; resized by Pillow's antialiased bicubic filter",
+    "webp": "WebP, lossless; resized by Pillow's antialiased bicubic filter",
+}
 
 
 def decode_pixels(payload: bytes) -> Pixels:

@@ -1,20 +1,23 @@
-"""Images to WebDataset shards with a Parquet manifest: deterministic names, order and bytes."""
+"""WebDataset shards with a Parquet manifest: deterministic names, order and bytes."""
 
 import hashlib
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
 
+from data.folders import Folder, Place, as_folder
+
 MANIFEST_FILE = "manifest.parquet"
 DATASET_FILE = "dataset.json"
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("label", pa.int64()),  # -1: no label
@@ -30,6 +33,7 @@ _SCHEMA = pa.schema(
         ("suffix", pa.string()),
     ]
 )
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,84 +56,111 @@ class Dataset:
     """What a folder of shards holds, as `dataset.json` beside the manifest.
 
     Images are squares of `image_size`, or whole frames (`whole`) that are cropped to it when they are read.
+    `shards_at` is where shards lie that are used in place; empty: beside the manifest.
     """
 
     channels: int
     image_size: int
     classes: list[str]
     whole: bool = False
+    stored_as: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     class_counts: dict[str, int] = field(default_factory=dict)
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
+    identical: list[dict[str, Any]] = field(default_factory=list)  # see `data.identical`
+    made_from: dict[str, Any] = field(default_factory=dict)
+    shards_at: str = ""
     sha256: str = ""
 
     @staticmethod
-    def read(folder: Path) -> "Dataset":
-        return Dataset(**json.loads((folder / DATASET_FILE).read_text(encoding="utf-8")))
+    def read(place: Place) -> "Dataset":
+        return Dataset(**json.loads(as_folder(place).read(DATASET_FILE)))
 
     def write(self, folder: Path) -> None:
-        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
-        (folder / DATASET_FILE).write_text(text, encoding="utf-8")
+        (folder / DATASET_FILE).write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def write_split(
-    folder: Path, split: str, images: Iterable[Encoded], shard_images: int
-) -> list[dict[str, Any]]:
-    """Writes `<split>-00000.tar`, ... of `shard_images` each. Returns the rows for the manifest.
+def shards_of(place: Place, dataset: Dataset) -> Folder:
+    """Where a dataset's shards lie."""
+    return as_folder(dataset.shards_at or place)
 
-    The same images in the same order give the same bytes: the tars' times and owners are fixed.
+
+def write_shard(file: BinaryIO, name: str, images: Iterable[Encoded]) -> Iterator[Row]:
+    """Writes one tar and yields each image's row of the manifest; `name` is the shard's.
+
+    The same images in the same order give the same bytes: the tar's times and owners are fixed. An image's
+    members are its label (.cls) and then its bytes, so these begin three blocks behind its place.
     """
-    rows: list[dict[str, Any]] = []
-    for number, group in enumerate(_groups(images, shard_images)):
-        shard = f"{split}-{number:05d}.tar"
-        with wds.TarWriter(str(folder / shard), mtime=0, user="", group="") as writer:
-            for image in group:
-                label = str(image.label).encode()
-                writer.write({"__key__": image.key, image.suffix: image.payload, "cls": label})
-        offsets = _offsets(folder / shard)
-        rows += [_row(image, shard, offsets[f"{image.key}.{image.suffix}"]) for image in group]
+    with wds.TarWriter(file, mtime=0, user="", group="") as writer:
+        for image in images:
+            label = str(image.label).encode()
+            writer.write({"__key__": image.key, image.suffix: image.payload, "cls": label})
+            size = len(image.payload)
+            offset = writer.tarstream.offset - -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            yield make_row(image, name, offset)
+
+
+def make_row(image: Encoded, shard: str, offset: int) -> Row:
+    fields = {name: value for name, value in asdict(image).items() if name != "payload"}
+    digest = hashlib.sha256(image.payload).hexdigest()
+    return {**fields, "shard": shard, "offset": offset, "size": len(image.payload), "sha256": digest}
+
+
+class ManifestWriter:
+    """The manifest, a shard's rows at a time; `digest` is that of all that it lists."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._writer = pq.ParquetWriter(file, SCHEMA)
+        self._digest = hashlib.sha256()
+
+    def add(self, rows: pa.Table) -> None:
+        for row in rows.select(["key", "label", "split", "sha256"]).to_pylist():
+            self._digest.update(f"{row['key']}\0{row['label']}\0{row['split']}\0{row['sha256']}\n".encode())
+        self._writer.write_table(rows)
+
+    def close(self) -> str:
+        self._writer.close()
+        return self._digest.hexdigest()
+
+
+def to_table(rows: Sequence[Row]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+
+
+def read_manifest(place: Place, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """The manifest's rows, of one split or of all, in the order in which the shards hold them."""
+    wanted = None if columns is None else [*dict.fromkeys([*columns, "split"])]
+    with as_folder(place).open(MANIFEST_FILE) as file:
+        table: pa.Table = pq.read_table(
+            file, columns=wanted, read_dictionary=["shard", "split", "class_name"]
+        )
+    chosen = table if split is None else table.filter(pa.compute.equal(table["split"], split))
+    return chosen if columns is None else chosen.select(list(columns))
+
+
+def write_split(folder: Path, split: str, images: Iterable[Encoded], shard_images: int) -> list[Row]:
+    """Writes `<split>-00000.tar`, ... of `shard_images` each into a local folder. Returns their rows."""
+    rows: list[Row] = []
+    remaining, number = iter(images), 0
+    while group := list(islice(remaining, shard_images)):
+        name, number = shard_name(split, number), number + 1
+        with (folder / name).open("wb") as file:
+            rows += write_shard(file, name, group)
     return rows
 
 
-def write_manifest(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
-    """Writes the Parquet manifest. Returns the digest of all that it lists."""
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=_SCHEMA), folder / MANIFEST_FILE)
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(f"{row['key']}\0{row['label']}\0{row['split']}\0{row['sha256']}\n".encode())
-    return digest.hexdigest()
+def write_manifest(folder: Path, rows: Sequence[Row]) -> str:
+    """Writes the manifest of few rows. Returns the digest of all that it lists."""
+    with (folder / MANIFEST_FILE).open("wb") as file:
+        manifest = ManifestWriter(file)
+        manifest.add(to_table(rows))
+        return manifest.close()
 
 
-def read_manifest(folder: Path, split: str | None = None) -> pa.Table:
-    """The manifest's rows, of one split or of all, in the order in which the shards hold them."""
-    table: pa.Table = pq.read_table(folder / MANIFEST_FILE)
-    return table if split is None else table.filter(pa.compute.equal(table["split"], split))
-
-
-def _groups(images: Iterable[Encoded], size: int) -> Iterator[list[Encoded]]:
-    group: list[Encoded] = []
-    for image in images:
-        group.append(image)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _offsets(shard: Path) -> dict[str, int]:
-    with tarfile.open(shard) as tar:
-        return {member.name: member.offset_data for member in tar}
-
-
-def _row(image: Encoded, shard: str, offset: int) -> dict[str, Any]:
-    fields = {name: value for name, value in asdict(image).items() if name != "payload"}
-    return {
-        **fields,
-        "shard": shard,
-        "offset": offset,
-        "size": len(image.payload),
-        "sha256": hashlib.sha256(image.payload).hexdigest(),
-    }
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.tar"

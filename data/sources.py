@@ -44,7 +44,7 @@ class Item:
 class Listing(Sequence[Item]):
     """The items of a large collection as columns: some 60 bytes each, made into an `Item` when asked for.
 
-    names: what reports call an item; labels, splits: strings or None; `opener` gives `open` by an item's index.
+    names: what reports call an item; labels, splits: strings or None; `opener`: `open` by an item's index.
     """
 
     def __init__(
@@ -78,13 +78,15 @@ class Listing(Sequence[Item]):
 class Source:
     """A collection of images. `identity` changes when a file is added, removed or written.
 
-    `load` lists the items when they are first asked for; `known_classes` names classes beyond theirs.
+    `load` lists the items when they are first asked for; `known_classes` names classes beyond theirs;
+    `shards_at` is where shards lie that are used in place.
     """
 
     name: str
     identity: str
     load: Callable[[], Sequence[Item]]
     known_classes: tuple[str, ...] = ()
+    shards_at: str = ""
 
     @cached_property
     def items(self) -> Sequence[Item]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from data.redact import redact
 from pipelines.devices import check_fit, check_resources, local_resources, visible_devices
 from pipelines.interrupt import StopRequest
 from pipelines.lock import locked
@@ -18,7 +19,6 @@ from pipelines.plan import Plan, make_plan
 from pipelines.preflight import check_cluster, check_place, check_settings, check_tracking
 from pipelines.problems import BadInput, Problem
 from pipelines.recipe import Recipe, load_recipe, shipped_recipes
-from pipelines.redact import redact
 from pipelines.results import print_json, say_where, stage_row, stage_rows
 from pipelines.smoke import SUFFIX, smoke_settings
 from pipelines.status import show_statuses, stage_statuses

@@ -59,6 +59,7 @@ def build_graph(settings: Settings) -> dict[str, Node]:
                 "data.image_size",
                 "data.short_side",
                 "data.encoding",
+                "data.shard_mb",
                 "data.max_images",
                 "data.test_fraction",
                 "data.max_bad_fraction",

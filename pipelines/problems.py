@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipelines.redact import redact
+from data.redact import redact
 
 
 @dataclass(frozen=True)

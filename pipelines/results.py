@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from data.redact import redact
 from pipelines.plan import Plan, Step
-from pipelines.redact import redact
 from pipelines.store import Store
 from pipelines.terminal import Terminal
 

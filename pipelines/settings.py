@@ -54,7 +54,10 @@ class Data(Section):
         description="keep whole images, a longer short side resized to this, so that rrc sees all of them; "
         "null keeps centre squares of image_size",
     )
-    encoding: Literal["png", "jpg"] = Field("png", description="of prepared images: lossless, or quality 95")
+    encoding: Literal["png", "webp", "jpg"] = Field(
+        "png", description="of prepared images: png and webp are lossless, jpg has quality 95"
+    )
+    shard_mb: PositiveAmount = Field(100, description="size of a shard, about, in millions of bytes")
     max_images: Positive | None = Field(
         None, description="training images to use, and test images and seeds; null takes all"
     )

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.redact import redact
+from data.redact import redact
 
 _BATCH = 500  # entries a call; the server takes up to 1,000
 _DIGEST_LENGTH = 36  # the longest that MLflow takes

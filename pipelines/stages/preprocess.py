@@ -1,36 +1,63 @@
 """Source collections to WebDataset shards: `train`, `test`, and held-out-able seeds when they are files."""
 
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
+import ray
+
+from data.build import SMALL, build, here
 from data.named import open_source
 from data.noise_names import KINDS
-from data.prepare import Job, prepare
+from data.part import Job, Part, ShardTask
 from data.sources import Source, SourceError
 from pipelines.context import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Artifact: `images/` with splits train and test; `seeds/` with ood-train and ood-test for seed files."""
+    """Artifact: `images/` with splits train and test; `seeds/` with ood-train and ood-test for seed files.
+
+    Shards are built beside the checkpoints, so that an interrupted stage goes on with those that are missing.
+    """
     data = context.settings.data
     collections = {"images": (data.in_, ("train", "test"))}
     if data.ood not in KINDS:
         collections["seeds"] = (data.ood, ("ood-train", "ood-test"))
-    facts: dict[str, Any] = {"metrics": {}, "datasets": {}}
-    for name, (source, splits) in collections.items():
-        folder = context.folder / name
-        folder.mkdir()
-        dataset = prepare(
-            _open_unchanged(context, f"data.{'in' if name == 'images' else 'ood'}", source),
-            folder,
+    facts: dict[str, Any] = {"metrics": {}, "datasets": {}, "rejected": [], "identical": []}
+    for name, (given, splits) in collections.items():
+        source = _open_unchanged(context, f"data.{'in' if name == 'images' else 'ood'}", given)
+        dataset = build(
+            source,
+            context.checkpoints / name,
             _job(context, splits),
+            spread=here if len(source.items) <= SMALL else over_ray,
             progress=lambda done, total: context.report.progress(done, total, "images"),
         )
-        facts["datasets"][name] = {"source": source, "sha256": dataset.sha256, "counts": dataset.counts}
+        facts["datasets"][name] = {"source": given, "sha256": dataset.sha256, "counts": dataset.counts}
         for split, count in dataset.counts.items():
             facts["metrics"][f"num_{split.replace('-', '_')}_images"] = count
         facts["metrics"][f"num_rejected_{name}"] = len(dataset.rejected)
-        facts.setdefault("rejected", []).extend(dataset.rejected)
+        facts["metrics"][f"num_identical_{name}"] = len(dataset.identical)
+        facts["rejected"] += dataset.rejected
+        facts["identical"] += dataset.identical
+    for name in collections:
+        shutil.move(context.checkpoints / name, context.folder / name)
     return facts
+
+
+def over_ray(tasks: Iterable[ShardTask]) -> Iterator[Part]:
+    """Shards by as many tasks as the cluster has CPUs, in the order in which they are finished."""
+    make = ray.remote(ShardTask.make).options(num_cpus=1, max_retries=3, name="shard")
+    most = 2 * int(ray.cluster_resources().get("CPU", 1))
+    remaining = iter(tasks)
+    running: list[ray.ObjectRef[Part]] = []
+    while True:
+        running += [make.remote(task) for task in islice(remaining, most - len(running))]
+        if not running:
+            return
+        (finished,), running = ray.wait(running, num_returns=1)
+        yield ray.get(finished)
 
 
 def _job(context: StageContext, splits: tuple[str, str]) -> Job:
@@ -45,6 +72,7 @@ def _job(context: StageContext, splits: tuple[str, str]) -> Job:
         data.short_side,
         data.encoding,
         data.max_images,
+        data.shard_mb,
     )
 
 

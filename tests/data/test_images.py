@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from data.build import build
 from data.crops import centre_crop, random_crop
 from data.images import MemoryImages, ShardImages, crop_each, open_images, to_image
-from data.prepare import Job, prepare
+from data.part import Job
 from data.shards import MANIFEST_FILE
 from data.sources import folder_source
 
@@ -227,7 +228,7 @@ def test_whole_is_the_box_of_the_identity(channels):
 def test_what_is_prepared_is_opened(tmp_path, write_images, encoding, short_side, channels):
     source = folder_source(write_images(tmp_path / "in", *(f"a/{n}.png" for n in range(8))))
     (tmp_path / "out").mkdir()
-    prepare(source, tmp_path / "out", Job(channels, 4, 0, 0.5, 0, short_side=short_side, encoding=encoding))
+    build(source, tmp_path / "out", Job(channels, 4, 0, 0.5, 0, short_side=short_side, encoding=encoding))
     images, labels = open_images(tmp_path / "out", "train")
     assert images.get(range(4)).shape == (4, channels, 4, 4)
     assert images.get([1], [random_crop(0)]).shape == (1, channels, 4, 4)

@@ -15,9 +15,11 @@ import pytest
 import typer
 from PIL import Image
 
+from data.build import BadImagesError, build
 from data.decode import decode_pixels
 from data.named import NAMED, digits_source, open_source
-from data.prepare import BadImagesError, Job, main, prepare
+from data.part import Job
+from data.prepare import main
 from data.shards import Dataset, read_manifest
 from data.sources import Item, Source, folder_source
 
@@ -28,8 +30,7 @@ def job(**changes: object) -> Job:
 
 
 def prepared(source: Source, folder: Path, **changes: object) -> Dataset:
-    folder.mkdir(parents=True)
-    return prepare(source, folder, job(**changes))
+    return build(source, folder, job(**changes))
 
 
 def plain_source(counts: dict[str | None, int]) -> Source:
@@ -179,9 +180,15 @@ def test_mean_and_std_of_grey_images(tmp_path):
 
 def test_progress_counts_every_item_to_the_last(tmp_path):
     seen = []
-    (tmp_path / "out").mkdir()
-    prepare(plain_source({"a": 9}), tmp_path / "out", job(), lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 9) for done in range(1, 10)]
+    build(
+        plain_source({"a": 9}),
+        tmp_path / "out",
+        job(shard_mb=0.0002),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert len(seen) > 3
+    assert seen == sorted(seen)
+    assert seen[-1] == (9, 9)
 
 
 def held(folder: Path, split: str) -> dict[str, str]:
@@ -374,7 +381,7 @@ def test_command_prepares_a_folder(tmp_path, write_images, run_python):
     done = run_python("-m", "data.prepare", images, "--out", out, "--image-size", "4", "--json")
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
-    summary = {"out": str(out), "counts": {"train": 8, "test": 2}, "rejected": 0}
+    summary = {"out": str(out), "counts": {"train": 8, "test": 2}, "rejected": 0, "identical": 0}
     assert json.loads(done.stdout.splitlines()[-1]) == summary
     assert Dataset.read(out).classes == ["naïve 猫"]
 
@@ -406,7 +413,7 @@ def test_command_exits_2_on_an_unknown_source(tmp_path, run_python):
         ({"source": "no/such/folder"}, "does not exist"),
         ({"image_size": 8, "short_side": 7}, "--short-side 7: must be at least --image-size 8"),
         ({"short_side": 0}, "--short-side 0: must be at least --image-size 4"),
-        ({"encoding": "gif"}, "--encoding gif: use png or jpg"),
+        ({"encoding": "gif"}, "--encoding gif: use png or jpg or webp"),
         ({"max_images": 0}, "--max-images 0: must be at least 1; leave it out to take all"),
         ({"max_images": -5}, "--max-images -5: must be at least 1"),
         ({"source": "cifar10", "root": "no/such/root"}, "download https://www.cs.toronto.edu/"),
@@ -425,7 +432,7 @@ def test_command_exits_2_on_an_unknown_source(tmp_path, run_python):
 )
 def test_command_refuses_bad_usage(tmp_path, capsys, options, message):
     with pytest.raises(typer.Exit) as caught:
-        main(**{"source": "digits", "out": tmp_path / "out", "image_size": 4, **options})
+        main(**{"source": "digits", "out": str(tmp_path / "out"), "image_size": 4, **options})
     assert caught.value.exit_code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -441,7 +448,12 @@ def test_command_takes_every_option(tmp_path, write_images, run_python):
     options = ("--short-side", "4", "--encoding", "jpg", "--max-images", "3", "--channels", "1")
     done = run_python("-m", "data.prepare", *where, *options)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"out": str(out), "counts": {"train": 3, "test": 3}, "rejected": 0}
+    assert json.loads(done.stdout) == {
+        "out": str(out),
+        "counts": {"train": 3, "test": 3},
+        "rejected": 0,
+        "identical": 0,
+    }
     dataset = Dataset.read(out)
     assert (dataset.whole, dataset.channels, dataset.image_size) == (True, 1, 4)
     assert {(row["width"], row["height"], row["suffix"]) for row in rows(out)} == {(6, 4, "jpg")}
@@ -450,7 +462,7 @@ def test_command_takes_every_option(tmp_path, write_images, run_python):
 
 
 def test_command_accepts_a_short_side_of_the_image_size(tmp_path, capsys):
-    main(source="digits", out=tmp_path / "out", image_size=8, short_side=8, max_images=1)
+    main(source="digits", out=str(tmp_path / "out"), image_size=8, short_side=8, max_images=1)
     assert Dataset.read(tmp_path / "out").whole
     assert "1 train, 1 test images" in capsys.readouterr().out
 
@@ -458,7 +470,7 @@ def test_command_accepts_a_short_side_of_the_image_size(tmp_path, capsys):
 def test_command_refuses_an_altered_collection_in_one_line(tmp_path, capsys):
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(typer.Exit) as caught:
-        main(source="cifar10", out=tmp_path / "out", image_size=32, root=str(tmp_path))
+        main(source="cifar10", out=str(tmp_path / "out"), image_size=32, root=str(tmp_path))
     assert caught.value.exit_code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: cifar10: cifar10 in {tmp_path} differs from ")
@@ -473,15 +485,15 @@ def test_command_names_all_collections_in_its_help(run_python):
 def test_command_refuses_a_folder_with_something_in_it(tmp_path, capsys):
     (tmp_path / "precious.txt").write_text("keep")
     with pytest.raises(typer.Exit) as caught:
-        main(source="digits", out=tmp_path, image_size=4)
+        main(source="digits", out=str(tmp_path), image_size=4)
     assert caught.value.exit_code == 2
-    assert "is not an empty folder" in capsys.readouterr().err
+    assert "is not empty; give a new folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
 def test_command_refuses_a_file_for_its_folder(tmp_path, capsys):
     (tmp_path / "out").write_text("keep")
     with pytest.raises(typer.Exit) as caught:
-        main(source="digits", out=tmp_path / "out", image_size=4)
+        main(source="digits", out=str(tmp_path / "out"), image_size=4)
     assert caught.value.exit_code == 2
     assert capsys.readouterr().err.startswith("error: ")

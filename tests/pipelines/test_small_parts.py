@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from data.redact import redact
 from pipelines.interrupt import StopRequest
 from pipelines.lock import holder, locked
-from pipelines.redact import redact
 from pipelines.terminal import Terminal
 
 

@@ -10,3 +10,7 @@ _QUERY = re.compile(rf"([?&#][^=&#\s]*(?:{_NAMES})[^=&#\s]*=)[^&#\s]+", re.IGNOR
 def redact(text: str) -> str:
     """`user:password@` and secret query values become `***`."""
     return _QUERY.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))
+
+
+def has_secrets(text: str) -> bool:
+    return redact(text) != text

@@ -1,0 +1,240 @@
+"""A collection to shards: planned as a whole, written by any process, put together in order.
+
+A shard is finished once its rows lie in `.parts/`; a build that was cut short goes on with the others. The
+folder is a dataset once `dataset.json` is there, which is written last. Same source and job, same bytes,
+whoever wrote them.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from data.decode import ENCODERS, STORED_AS, UndecodableError
+from data.folders import PARTS, UNFINISHED, Folder, LocalFolder, Place, as_folder
+from data.identical import Contents
+from data.part import Histogram, Job, Part, ShardTask, read_part_rows
+from data.shards import DATASET_FILE, MANIFEST_FILE, Dataset, ManifestWriter, shard_name
+from data.sources import Source, SourceError
+from data.splits import Indices, split_items
+
+Progress = Callable[[int, int], None]
+Spread = Callable[[Iterable[ShardTask]], Iterator[Part]]
+SMALL = 2_000  # images that are done before other processes have started
+_MOST_IMAGES = 10_000  # a shard, however small they are
+_LISTED = 20  # undecodable images by name
+_TRIED = 32  # images whose size is taken as the mean
+_JOB_FILE = f"{PARTS}/job.json"
+
+
+class BadImagesError(ValueError):
+    """More images than allowed could not be decoded; the text lists the first of them."""
+
+
+def here(tasks: Iterable[ShardTask]) -> Iterator[Part]:
+    """One shard after another in this process."""
+    return (task.make() for task in tasks)
+
+
+def over_processes(num: int) -> Spread:
+    """Shards by `num` processes at once, in the order in which they are finished."""
+
+    def spread(tasks: Iterable[ShardTask]) -> Iterator[Part]:
+        remaining = iter(tasks)
+        with ProcessPoolExecutor(num, mp_context=get_context("spawn")) as pool:
+            running: set[Future[Part]] = set()
+            while True:
+                running |= {pool.submit(task.make) for task in islice(remaining, 2 * num - len(running))}
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+
+    return spread
+
+
+@dataclass
+class _Built:
+    """What is known so far of the images written."""
+
+    parts: list[Part] = field(default_factory=list)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    done: int = 0
+
+    def add(self, part: Part) -> None:
+        self.parts.append(part)
+        self.rejected += part.rejected
+        self.done += part.num_images
+
+
+def build(
+    source: Source,
+    place: Place,
+    job: Job,
+    *,
+    spread: Spread = here,
+    progress: Progress = lambda done, total: None,
+) -> Dataset:
+    """Decodes, resizes and writes every item of `source` into shards; goes on where it was cut short.
+
+    Images that cannot be decoded are left out, counted and named in the dataset's `rejected`; more than
+    `max_bad_fraction` of them raise BadImagesError. Raises SourceError when the folder holds something else.
+    """
+    out = as_folder(place)
+    made_from = {"identity": source.identity, "job": job.essence()}
+    if (finished := _claim(out, made_from)) is not None:
+        return finished
+    splits = split_items(
+        source,
+        names=job.split_names,
+        seed=job.seed,
+        test_fraction=job.test_fraction,
+        evenly=job.max_images is not None,
+    )
+    wanted = {split: min(len(members), job.max_images or len(members)) for split, members in splits.items()}
+    built = _Built()
+    for split, members in splits.items():
+        for part in _write_split(source, out, job, split, members, wanted[split], spread):
+            built.add(part)
+            _refuse_bad(built.rejected, len(source.items), job.max_bad_fraction, beyond=_LISTED)
+            progress(built.done, sum(wanted.values()))
+    _refuse_bad(built.rejected, len(source.items), job.max_bad_fraction)
+    return _put_together(source, out, job, made_from, built)
+
+
+def _claim(out: Folder, made_from: dict[str, Any]) -> Dataset | None:
+    """Marks the folder as this build's, or gives the dataset that such a build has finished there."""
+    text = json.dumps(made_from, sort_keys=True)
+    if isinstance(out, LocalFolder) and out.path.exists() and not out.path.is_dir():
+        raise SourceError(f"{out.shown} is a file; give a new folder")
+    if out.size(DATASET_FILE) is not None:
+        dataset = Dataset.read(out)
+        if json.dumps(dataset.made_from, sort_keys=True) == text:
+            return dataset
+        raise SourceError(f"{out.shown} holds shards of other images or options; give a new folder")
+    if out.size(_JOB_FILE) is None:
+        if next(out.names(), None) is not None:
+            raise SourceError(f"{out.shown} is not empty; give a new folder")
+        out.write(_JOB_FILE, text.encode())
+    elif out.read(_JOB_FILE).decode() != text:
+        raise SourceError(
+            f"{out.shown} holds unfinished shards of other images or options; give a new folder"
+        )
+    return None
+
+
+def _write_split(
+    source: Source, out: Folder, job: Job, split: str, members: Indices, wanted: int, spread: Spread
+) -> Iterator[Part]:
+    """With `max_images`, what cannot be decoded is made up for by further shards of those that come next."""
+    size = _MOST_IMAGES if source.shards_at else _images_per_shard(source, members, job)
+    labels = {name: label for label, name in enumerate(source.classes)}
+    taken = number = written = 0
+    while written < wanted and taken < len(members):
+        starts = range(taken, min(taken + wanted - written, len(members)), size)
+        if source.shards_at:  # read in the order in which they lie there
+            members[taken : starts.stop].sort()
+        tasks = (
+            ShardTask(
+                shard_name(split, number + place),
+                split,
+                start,
+                tuple(source.items[index] for index in members[start : min(start + size, starts.stop)]),
+                labels,
+                job,
+                out,
+            )
+            for place, start in enumerate(starts)
+        )
+        for part in spread(tasks):
+            written += part.num_images
+            yield part
+        taken, number = starts.stop, number + len(starts)
+
+
+def _images_per_shard(source: Source, members: Indices, job: Job) -> int:
+    """By the mean size of the first images that can be decoded: known before, and the same each time."""
+    sizes = []
+    for index in members[:_TRIED]:
+        try:
+            sizes.append(len(ENCODERS[job.encoding](job.read(source.items[index]))))
+        except UndecodableError:
+            continue
+    mean = sum(sizes) / len(sizes) if sizes else 1
+    return int(max(1, min(_MOST_IMAGES, job.shard_mb * 1e6 // mean)))
+
+
+def _refuse_bad(rejected: list[dict[str, str]], total: int, max_bad_fraction: float, beyond: int = 0) -> None:
+    """`beyond`: how many more there must be, so that a collection that is not quite right is listed whole."""
+    if len(rejected) > max_bad_fraction * total + beyond:
+        named = "; ".join(f"{bad['source']} ({bad['reason']})" for bad in rejected[:_LISTED])
+        more = f"; and {len(rejected) - _LISTED} more" if len(rejected) > _LISTED else ""
+        raise BadImagesError(
+            f"{len(rejected)} of {total} images cannot be decoded, more than "
+            f"data.max_bad_fraction={max_bad_fraction:g} allows: {named}{more}"
+        )
+
+
+def _put_together(source: Source, out: Folder, job: Job, made_from: dict[str, Any], built: _Built) -> Dataset:
+    """The manifest from the parts, then the dataset's description: the commit point."""
+    order = {split: place for place, split in enumerate(job.split_names)}
+    parts = sorted(built.parts, key=lambda part: (order[part.split], part.name))
+    counts: Counter[str] = Counter()
+    class_counts: Counter[str] = Counter()
+    contents = Contents()
+    with out.new_file(MANIFEST_FILE) as file:
+        manifest = ManifestWriter(file)
+        for part in parts:
+            rows = read_part_rows(out, part.name)
+            manifest.add(rows)
+            contents.add(rows)
+            counts[part.split] += part.num_images
+            class_counts.update(rows["class_name"].to_pylist())
+        digest = manifest.close()
+    mean, std = _mean_std(sum(part.histogram for part in parts if part.split == job.split_names[0]))
+    dataset = Dataset(
+        job.channels,
+        job.image_size,
+        source.classes,
+        whole=job.short_side is not None or bool(source.shards_at),
+        stored_as=STORED_AS[job.encoding] if not source.shards_at else "as found",
+        counts={split: counts[split] for split in job.split_names if counts[split]},
+        class_counts=dict(sorted(class_counts.items())),
+        mean=mean,
+        std=std,
+        rejected=[bad for part in parts for bad in part.rejected],
+        identical=contents.find(lambda: (read_part_rows(out, part.name) for part in parts)),
+        made_from=made_from,
+        shards_at=source.shards_at,
+        sha256=digest,
+    )
+    out.write(DATASET_FILE, dataset.to_bytes())
+    _clear(out)
+    return dataset
+
+
+def _clear(out: Folder) -> None:
+    """Takes away the parts, and what killed processes left."""
+    for name in list(out.names()):
+        if name.startswith(f"{PARTS}/") or name.endswith(UNFINISHED):
+            out.remove(name)
+    if isinstance(out, LocalFolder):
+        (out.path / PARTS).rmdir()
+
+
+def _mean_std(histogram: Histogram | int) -> tuple[list[float], list[float]]:
+    """Of each channel, in pixel units of [0, 1]. histogram: (C, 256) counts."""
+    if isinstance(histogram, int) or not histogram.any():
+        return [], []
+    count = histogram.sum(axis=1)
+    values = np.arange(256) / 255
+    mean = histogram @ values / count
+    std = np.sqrt(np.maximum(histogram @ np.square(values) / count - mean**2, 1e-8))
+    return [round(m, 6) for m in mean.tolist()], [round(s, 6) for s in std.tolist()]
