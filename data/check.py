@@ -1,39 +1,61 @@
-"""Shards against their manifest: `python -m data.check DIR` names every damaged sample."""
+"""Shards against their manifest: `python -m data.check URI` names every damaged sample."""
 
 import hashlib
 import json
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import Annotated
 
 import pyarrow as pa
 import typer
 
-from data.shards import MANIFEST_FILE, read_manifest
+from data.folders import Folder, FolderError, Place, as_folder
+from data.redact import redact
+from data.shards import DATASET_FILE, MANIFEST_FILE, Dataset, Row, read_manifest, shards_of
 
 BLOCK = tarfile.BLOCKSIZE
+_READERS = 4  # hashing leaves Python's lock to others
 
 
-def find_damage(folder: Path) -> Iterator[str]:
+def find_damage(place: Place) -> Iterator[str]:
     """One line for each sample that is missing, or whose bytes or label differ from the manifest."""
-    for row in read_manifest(folder).to_pylist():
-        shard = folder / row["shard"]
-        if not shard.is_file():
-            yield f"{row['key']}: {row['shard']} is missing"
-            continue
-        with shard.open("rb") as file:
-            file.seek(row["offset"] - 3 * BLOCK)  # label header, label, image header, image
-            record = file.read(3 * BLOCK + row["size"])
-        if len(record) < 3 * BLOCK + row["size"]:
-            yield f"{row['key']}: {row['shard']} ends before it"
-        elif hashlib.sha256(record[3 * BLOCK :]).hexdigest() != row["sha256"]:
-            yield f"{row['key']}: its image in {row['shard']} differs from the manifest"
-        elif not _frame_is_sound(record, row):
-            yield f"{row['key']}: its label or tar header in {row['shard']} is damaged"
+    dataset = Dataset.read(place) if as_folder(place).size(DATASET_FILE) is not None else None
+    shards = shards_of(place, dataset) if dataset else as_folder(place)
+    own = dataset is None or not dataset.shards_at
+    with ThreadPoolExecutor(_READERS) as pool:
+        for found in pool.map(lambda rows: _damage(shards, rows, own=own), _rows_by_shard(place)):
+            yield from found
 
 
-def _frame_is_sound(record: bytes, row: dict[str, Any]) -> bool:
+def _rows_by_shard(place: Place) -> Iterator[list[Row]]:
+    table = read_manifest(place, columns=["key", "label", "shard", "offset", "size", "sha256", "suffix"])
+    rows = (row for batch in table.to_batches(max_chunksize=10_000) for row in batch.to_pylist())
+    return (list(group) for _, group in groupby(rows, key=lambda row: row["shard"]))
+
+
+def _damage(shards: Folder, rows: list[Row], *, own: bool) -> list[str]:
+    """Of one shard's samples. own: it was written here, so that labels and headers are known to the byte."""
+    name = rows[0]["shard"]
+    before = 3 * BLOCK if own else 0  # label header, label, image header, image
+    if shards.size(name) is None:
+        return [f"{row['key']}: {name} is missing" for row in rows]
+    found = []
+    with shards.open(name) as file:
+        for row in rows:
+            file.seek(row["offset"] - before)
+            record = file.read(before + row["size"])
+            if len(record) < before + row["size"]:
+                found.append(f"{row['key']}: {name} ends before it")
+            elif hashlib.sha256(record[before:]).hexdigest() != row["sha256"]:
+                found.append(f"{row['key']}: its image in {name} differs from the manifest")
+            elif own and not _frame_is_sound(record, row):
+                found.append(f"{row['key']}: its label or tar header in {name} is damaged")
+    return found
+
+
+def _frame_is_sound(record: bytes, row: Row) -> bool:
     label = str(row["label"]).encode()
     headers = ((0, f"{row['key']}.cls", len(label)), (2, f"{row['key']}.{row['suffix']}", row["size"]))
     for block, name, size in headers:
@@ -47,26 +69,33 @@ def _frame_is_sound(record: bytes, row: dict[str, Any]) -> bool:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="what data.prepare wrote")],
+    place: Annotated[str, typer.Argument(help="folder, s3:// or gs:// address that data.prepare wrote")],
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Verify shards: exit 0 when sound, 1 when damaged, 2 when there is no manifest."""
-    if not (folder / MANIFEST_FILE).is_file():
-        below = [str(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST_FILE}"))]
-        hint = " or ".join(below) if below else "a folder of prepared shards"
-        typer.echo(f"error: {folder}: no {MANIFEST_FILE} in it; give {hint}", err=True)
-        raise typer.Exit(2)
+    shown = redact(place)
     try:
+        folder = as_folder(place)
+        if folder.size(MANIFEST_FILE) is None:
+            below = sorted(name for name in folder.names() if name.endswith(f"/{MANIFEST_FILE}"))
+            hint = " or ".join(f"{shown}/{name.removesuffix(f'/{MANIFEST_FILE}')}" for name in below[:3])
+            allowed = f"give {hint or 'a folder of prepared shards'}"
+            typer.echo(f"error: {shown}: no {MANIFEST_FILE} in it; {allowed}", err=True)
+            raise typer.Exit(2)
         damage = list(find_damage(folder))
+    except FolderError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, MemoryError) as error:
-        typer.echo(f"error: {folder / MANIFEST_FILE}: not a readable manifest: {error}", err=True)
-        raise typer.Exit(1) from error
+        reason = f"not a readable manifest: {redact(str(error))}"
+        typer.echo(f"error: {shown}/{MANIFEST_FILE}: {reason}", err=True)
+        raise typer.Exit(1) from None
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "damaged": damage}))
+        typer.echo(json.dumps({"folder": shown, "damaged": damage}))
     else:
         for line in damage:
             typer.echo(line)
-        typer.echo(f"{folder}: {len(damage)} damaged samples" if damage else f"{folder}: sound")
+        typer.echo(f"{shown}: {len(damage)} damaged samples" if damage else f"{shown}: sound")
     raise typer.Exit(1 if damage else 0)
 
 

@@ -119,7 +119,7 @@ def test_command_exits_2_without_a_manifest(tmp_path, run_python):
 
 def test_command_says_that_shards_are_sound(known_shards, capsys):
     with pytest.raises(typer.Exit) as caught:
-        main(known_shards.folder)
+        main(str(known_shards.folder))
     assert caught.value.exit_code == 0
     assert capsys.readouterr().out == f"{known_shards.folder}: sound\n"
 
@@ -127,7 +127,7 @@ def test_command_says_that_shards_are_sound(known_shards, capsys):
 def test_command_prints_a_line_for_each_damaged_sample(own_shards, capsys):
     shutil.move(own_shards.folder / "test-00001.tar", own_shards.folder / "lost.tar")
     with pytest.raises(typer.Exit) as caught:
-        main(own_shards.folder)
+        main(str(own_shards.folder))
     assert caught.value.exit_code == 1
     assert capsys.readouterr().out.splitlines() == [
         "test-00000004: test-00001.tar is missing",
@@ -140,7 +140,7 @@ def test_command_refuses_what_is_no_manifest(own_shards, capsys, cut):
     path = own_shards.folder / MANIFEST_FILE
     path.write_bytes(path.read_bytes()[cut])
     with pytest.raises(typer.Exit) as caught:
-        main(own_shards.folder)
+        main(str(own_shards.folder))
     assert caught.value.exit_code in (1, 2)
     assert capsys.readouterr().err.startswith(f"error: {path}: not a readable manifest: ")
 
@@ -151,7 +151,7 @@ def test_command_refuses_a_damaged_manifest(own_shards, capsys):
     damaged[4:200] = bytes(196)
     path.write_bytes(damaged)
     with pytest.raises(typer.Exit) as caught:
-        main(own_shards.folder)
+        main(str(own_shards.folder))
     assert caught.value.exit_code in (1, 2)
     assert capsys.readouterr().err.startswith(f"error: {path}: ")
 
