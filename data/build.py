@@ -20,7 +20,7 @@ from data.decode import ENCODERS, STORED_AS, UndecodableError
 from data.folders import PARTS, UNFINISHED, Folder, LocalFolder, Place, as_folder
 from data.identical import Contents
 from data.part import Histogram, Job, Part, ShardTask, read_part_rows
-from data.shards import DATASET_FILE, MANIFEST_FILE, Dataset, ManifestWriter, shard_name
+from data.shards import DATASET_FILE, MANIFEST_FILE, Dataset, ManifestWriter, shard_name, stored_size
 from data.sources import Source, SourceError
 from data.splits import Indices, split_items
 
@@ -164,7 +164,7 @@ def _images_per_shard(source: Source, members: Indices, job: Job) -> int:
     sizes = []
     for index in members[:_TRIED]:
         try:
-            sizes.append(len(ENCODERS[job.encoding](job.read(source.items[index]))))
+            sizes.append(stored_size(len(ENCODERS[job.encoding](job.read(source.items[index])))))
         except UndecodableError:
             continue
     mean = sum(sizes) / len(sizes) if sizes else 1

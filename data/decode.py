@@ -130,11 +130,6 @@ def decode_pixels(payload: bytes) -> Pixels:
     return to_pixels(Image.open(io.BytesIO(payload)))
 
 
-def decode_crop(payload: bytes, crop: Crop, image_size: int) -> Pixels:
-    """Encoded image bytes to a cropped and resized (C, image_size, image_size) uint8."""
-    return crop_pixels(Image.open(io.BytesIO(payload)), crop, image_size)
-
-
 def crop_pixels(image: Image.Image, crop: Crop, image_size: int) -> Pixels:
     """One resampling from the box that `crop` picks for this image's (width, height)."""
     box, size = crop(*image.size), (image_size, image_size)

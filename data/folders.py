@@ -162,6 +162,8 @@ def as_folder(place: Place) -> Folder:
         filesystem, path = fs.FileSystem.from_uri(text)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FolderError(f"{redact(text)}: {redact(str(error))}") from None  # the cause may hold secrets
+    if not path:
+        raise FolderError(f"{redact(text)}: names no bucket")
     return ObjectFolder(filesystem, path.rstrip("/"), redact(text))
 
 

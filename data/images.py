@@ -1,13 +1,15 @@
 """A split of prepared shards as an indexable collection of equally sized uint8 images.
 
-Decoded once and kept in memory when it fits; otherwise each image is read from its shard by the
-manifest's offset, which makes any order and any starting point equally cheap.
+Small images are decoded once, into a file beside the shards that every process maps into memory. Others are
+read from their shards by the manifest's offsets, which makes any order and any starting point equally cheap.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -16,16 +18,26 @@ from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data.crops import centre_crop
-from data.decode import Crop, Pixels, crop_pixels, decode_crop, decode_pixels
-from data.shards import Dataset, read_manifest
+from data.decode import Crop, decode_pixels
+from data.fetch import FetchedFolder
+from data.folders import Folder, LocalFolder, Place, as_folder
+from data.shards import Dataset, read_manifest, shards_of
+from data.stream import WINDOW
+from data.views import decode_found, decode_view, view_of
 
 Indices = Sequence[int] | np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
-_MEMORY_LIMIT = 2 << 30  # bytes of decoded pixels kept by one process
-_READERS = 4
+ShardSizes = np.ndarray[Any, np.dtype[np.int64]]
+_CACHE_LIMIT = 8 << 30  # bytes of decoded pixels beside the shards
+_DEVICE_SHARE = 0.1  # of a device's free memory that a collection may take
 
 
 class Images(Protocol):
     """A collection of images that come out equally sized."""
+
+    @property
+    def shards(self) -> ShardSizes | None:
+        """Sizes of the shards that are best read one after another; None where any order is as cheap."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -35,78 +47,79 @@ class Images(Protocol):
 
 
 class MemoryImages:
-    """All images of a split, decoded through webdataset once. Raises ValueError when a shard misses one."""
+    """All images of a split, decoded through webdataset once. Raises ValueError when a shard misses one.
 
-    def __init__(self, folder: Path, split: str) -> None:
-        manifest = read_manifest(folder, split)
-        place = {key: index for index, key in enumerate(manifest["key"].to_pylist())}
-        suffixes = dict(zip(manifest["key"].to_pylist(), manifest["suffix"].to_pylist(), strict=True))
-        shards = sorted(set(manifest["shard"].to_pylist()))
-        dataset = Dataset.read(folder)
-        size = dataset.image_size
-        self.pixels = torch.empty(len(place), dataset.channels, size, size, dtype=torch.uint8)
-        found = 0
-        for sample in _samples([folder / shard for shard in shards]):
-            key = sample["__key__"]
-            if key in place and suffixes[key] in sample:
-                self.pixels[place[key]] = torch.from_numpy(decode_pixels(sample[suffixes[key]]).copy())
-                found += 1
-        if found != len(place):
-            raise ValueError(f"{folder}: the {split} shards hold {found} images, the manifest {len(place)}")
+    `pixels`: (N, C, S, S) uint8, in a file that processes share, or on a device.
+    """
+
+    shards = None
+
+    def __init__(self, place: Place, split: str) -> None:
+        self.pixels = _cached(as_folder(place), split)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def to(self, device: torch.device) -> "MemoryImages":
+        """Onto a GPU when they take little of its memory."""
+        if (
+            device.type == "cuda"
+            and self.pixels.numel() <= _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+        ):
+            self.pixels = self.pixels.to(device)
+        return self
+
     def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
-        squares = self.pixels[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
-        return squares if crops is None else crop_each(squares, crops)
+        chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64)).to(
+            self.pixels.device, non_blocking=True
+        )
+        squares = self.pixels[chosen]
+        if crops is None:
+            return squares
+        return crop_each(squares.cpu(), crops)
 
 
 class ShardImages:
     """Images read and decoded when asked for, by offset, a few at a time in threads."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        manifest = read_manifest(folder, split)
-        dataset = Dataset.read(folder)
-        self.folder, self.image_size = folder, dataset.image_size
-        self.places = list(
-            zip(
-                manifest["shard"].to_pylist(),
-                manifest["offset"].to_pylist(),
-                manifest["size"].to_pylist(),
-                strict=True,
-            )
-        )
-        self.pool = ThreadPoolExecutor(_READERS)
+    shards: ShardSizes | None = None
+
+    def __init__(self, place: Place, split: str, readers: int = 4) -> None:
+        manifest = read_manifest(place, split, ("shard", "offset", "size")).combine_chunks()
+        dataset = Dataset.read(place)
+        self.folder, self.as_found = shards_of(place, dataset), bool(dataset.shards_at)
+        self.image_size, self.channels = dataset.image_size, dataset.channels
+        self.names, self.shard_of = _codes(manifest["shard"])
+        self.offsets, self.sizes = manifest["offset"].to_numpy(), manifest["size"].to_numpy()
+        if not isinstance(self.folder, LocalFolder):
+            self.shards = _run_lengths(self.shard_of)
+            self.folder = FetchedFolder(self.folder, keep=2 * WINDOW)
+        self.pool = ThreadPoolExecutor(readers, initializer=torch.set_num_threads, initargs=(1,))
         self.test_view = centre_crop(self.image_size) if dataset.whole else None
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.offsets)
 
     def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
         views: Sequence[Crop | None] = [self.test_view] * len(indices) if crops is None else crops
         asked = zip(indices, views, strict=True)
-        return torch.from_numpy(np.stack(list(self.pool.map(self._read, asked))))
+        return torch.stack(list(self.pool.map(self._read, asked)))
 
-    def _read(self, asked: tuple[int, Crop | None]) -> Pixels:
+    def _read(self, asked: tuple[int, Crop | None]) -> Tensor:
         index, crop = asked
-        shard, offset, size = self.places[index]
-        with (self.folder / shard).open("rb") as file:
-            file.seek(offset)
-            payload = file.read(size)
-        return decode_pixels(payload) if crop is None else decode_crop(payload, crop, self.image_size)
+        with self.folder.open(self.names[self.shard_of[index]]) as file:
+            file.seek(int(self.offsets[index]))
+            payload = file.read(int(self.sizes[index]))
+        if self.as_found:
+            return decode_found(payload, crop, self.image_size, self.channels)
+        return decode_view(payload, crop, self.image_size)
 
 
 def crop_each(squares: Tensor, crops: Sequence[Crop]) -> Tensor:
     """Each image's own crop, resized back. squares: (B, C, S, S) uint8, and so the result."""
-    return torch.from_numpy(
-        np.stack(
-            [
-                crop_pixels(to_image(square), crop, squares.shape[-1])
-                for square, crop in zip(squares, crops, strict=True)
-            ]
-        )
-    )
+    size = squares.shape[-1]
+    pairs = zip(squares, crops, strict=True)
+    return torch.stack([view_of(to_image(square), None, crop, size) for square, crop in pairs])
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -115,17 +128,71 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-def _samples(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def open_images(place: Place, split: str, readers: int = 4) -> tuple[Images, Tensor]:
+    """A split's images and labels (N,) int64; a label of -1 means none. readers: threads that decode."""
+    labels, dataset = read_manifest(place, split, ["label"])["label"].to_numpy(), Dataset.read(place)
+    num_bytes = len(labels) * dataset.channels * dataset.image_size**2
+    cached = not dataset.whole and num_bytes <= _CACHE_LIMIT
+    images = MemoryImages(place, split) if cached else ShardImages(place, split, readers)
+    return images, torch.from_numpy(labels.copy())
+
+
+def _codes(column: Any) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int32]]]:
+    """The values of a column of strings, and which of them each row has."""
+    encoded = column.combine_chunks()
+    encoded = encoded if hasattr(encoded, "dictionary") else encoded.dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+
+
+def _run_lengths(codes: np.ndarray[Any, np.dtype[np.int32]]) -> ShardSizes:
+    """Of equal neighbours."""
+    changes = np.flatnonzero(np.diff(codes)) + 1
+    return np.diff(np.concatenate([[0], changes, [len(codes)]]))
+
+
+def _cached(folder: Folder, split: str) -> Tensor:
+    """The cache file's pixels, made by whoever comes first; in memory where none can be written."""
+    dataset = Dataset.read(folder)
+    keys = read_manifest(folder, split, ["key"])["key"].to_pylist()
+    shape = (len(keys), dataset.channels, dataset.image_size, dataset.image_size)
+    file = _cache_file(folder, split, dataset)
+    if file is None or not keys:
+        return _decode_all(folder, split, torch.empty(shape, dtype=torch.uint8))
+    if not file.is_file() or file.stat().st_size != np.prod(shape):
+        near = file.with_name(f"{file.name}.{uuid4().hex[:8]}")
+        try:
+            _decode_all(folder, split, torch.from_numpy(np.memmap(near, np.uint8, "w+", shape=shape)))
+            os.replace(near, file)
+        finally:
+            near.unlink(missing_ok=True)
+    # Copy on write: the collection stays as it is, whatever becomes of a batch.
+    return torch.from_numpy(np.memmap(file, np.uint8, "c", shape=shape))
+
+
+def _cache_file(folder: Folder, split: str, dataset: Dataset) -> Path | None:
+    if not isinstance(folder, LocalFolder) or not dataset.sha256 or not os.access(folder.path, os.W_OK):
+        return None
+    return folder.path / f".{split}-{dataset.sha256[:16]}.pixels"
+
+
+def _decode_all(folder: Folder, split: str, pixels: Tensor) -> Tensor:
+    """Fills pixels (N, C, S, S), placed by key whatever the order in the shards."""
+    manifest = read_manifest(folder, split, ["key", "shard", "suffix"])
+    place = {key: index for index, key in enumerate(manifest["key"].to_pylist())}
+    suffixes = manifest["suffix"].to_pylist()
+    found = 0
+    for sample in _samples(folder, sorted(set(manifest["shard"].to_pylist()))):
+        index = place.get(sample["__key__"])
+        if index is not None and suffixes[index] in sample:
+            pixels[index] = torch.from_numpy(decode_pixels(sample[suffixes[index]]).copy())
+            found += 1
+    if found != len(place):
+        raise ValueError(f"{folder.shown}: the {split} shards hold {found} images, the manifest {len(place)}")
+    return pixels
+
+
+def _samples(folder: Folder, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
     """webdataset's samples of whole shards, given as open files: their paths may hold any character."""
-    streams = ({"url": str(shard), "stream": shard.open("rb")} for shard in shards)
+    streams = ({"url": shard, "stream": folder.open(shard)} for shard in shards)
     samples: Iterator[dict[str, Any]] = group_by_keys(tar_file_expander(streams))
     return samples
-
-
-def open_images(folder: Path, split: str) -> tuple[Images, Tensor]:
-    """A split's images and labels (N,) int64; a label of -1 means none."""
-    manifest, dataset = read_manifest(folder, split), Dataset.read(folder)
-    num_bytes = len(manifest) * dataset.channels * dataset.image_size**2
-    in_memory = not dataset.whole and num_bytes <= _MEMORY_LIMIT
-    images = MemoryImages(folder, split) if in_memory else ShardImages(folder, split)
-    return images, torch.tensor(manifest["label"].to_pylist(), dtype=torch.int64)

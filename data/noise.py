@@ -21,6 +21,8 @@ class NoiseImages:
     that seeds have the low frequencies of photographs. Values are uniform in [0, 255].
     """
 
+    shards = None
+
     def __init__(self, kind: str, seed: int, channels: int, image_size: int) -> None:
         if kind not in KINDS:
             raise ValueError(f"noise {kind!r} is unknown; use {' or '.join(map(repr, KINDS))}")

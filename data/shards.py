@@ -100,9 +100,13 @@ def write_shard(file: BinaryIO, name: str, images: Iterable[Encoded]) -> Iterato
         for image in images:
             label = str(image.label).encode()
             writer.write({"__key__": image.key, image.suffix: image.payload, "cls": label})
-            size = len(image.payload)
-            offset = writer.tarstream.offset - -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            offset = writer.tarstream.offset - (stored_size(len(image.payload)) - 3 * tarfile.BLOCKSIZE)
             yield make_row(image, name, offset)
+
+
+def stored_size(num_bytes: int) -> int:
+    """Bytes that an image takes in a shard: two headers, a label and its own in whole blocks."""
+    return (3 - (-num_bytes // tarfile.BLOCKSIZE)) * tarfile.BLOCKSIZE
 
 
 def make_row(image: Encoded, shard: str, offset: int) -> Row:

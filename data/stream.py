@@ -4,20 +4,28 @@ There is no state to save: batch number `step` is computed from `step`, so a res
 the very next batch at no cost, and one worker or four see the same global batches.
 """
 
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 Batch = np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
+Made = TypeVar("Made")
+WINDOW = 16  # shards that are shuffled together where they are read one after another
 
 
 class Order:
-    """Global batches of indices into a collection: a full shuffle each epoch, the last part batch dropped."""
+    """Global batches of indices into a collection, shuffled anew each epoch; the last part batch is dropped.
 
-    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+    shards: None shuffles all images together. Where reading here and there is dear, their sizes
+    (`Images.shards`): shards are shuffled, and then the images within each window of shards.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, shards: Batch | None = None) -> None:
         if num_images < batch_size:
             raise ValueError(f"a batch of {batch_size} images needs as many in the split, not {num_images}")
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.num_images, self.batch_size, self.seed, self.shards = num_images, batch_size, seed, shards
         self.batches_per_epoch = num_images // batch_size
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
@@ -26,8 +34,23 @@ class Order:
         epoch, position = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
             rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-            self._epoch, self._permutation = epoch, rng.permutation(self.num_images)
+            self._epoch, self._permutation = epoch, self._shuffle(rng)
         return self._permutation[position * self.batch_size :][: self.batch_size]
+
+    def _shuffle(self, rng: np.random.Generator) -> Batch:
+        if self.shards is None:
+            return rng.permutation(self.num_images)
+        ends = np.cumsum(self.shards)
+        order = rng.permutation(len(self.shards))
+        windows = [order[start : start + WINDOW] for start in range(0, len(order), WINDOW)]
+        return np.concatenate(
+            [
+                rng.permutation(
+                    np.concatenate([np.arange(ends[s] - self.shards[s], ends[s]) for s in window])
+                )
+                for window in windows
+            ]
+        )
 
 
 def rank_slice(batch_size: int, rank: int, world_size: int) -> slice:
@@ -36,3 +59,21 @@ def rank_slice(batch_size: int, rank: int, world_size: int) -> slice:
         raise ValueError(f"a global batch of {batch_size} cannot be split evenly over {world_size} workers")
     share = batch_size // world_size
     return slice(rank * share, (rank + 1) * share)
+
+
+class Ahead(Generic[Made]):
+    """`make(step)`, called in a thread for the next steps while the present one is used.
+
+    make: a function of the step alone, so that it does not matter how far ahead it is. Steps end before `end`.
+    """
+
+    def __init__(self, make: Callable[[int], Made], end: int, depth: int = 2) -> None:
+        self.make, self.end, self.depth = make, end, depth
+        self._pool = ThreadPoolExecutor(1)
+        self._made: dict[int, Future[Made]] = {}
+
+    def __call__(self, step: int) -> Made:
+        for number in range(step, min(step + self.depth + 1, self.end)):
+            if number not in self._made:
+                self._made[number] = self._pool.submit(self.make, number)
+        return self._made.pop(step).result()

@@ -4,13 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
+from pyarrow import fs
 
 import data
 from data.decode import ENCODERS, encode_png
@@ -18,6 +21,7 @@ from data.shards import Dataset, Encoded, write_manifest, write_split
 
 _NUM_IMAGES = {"train": 11, "test": 5}
 _SHARD_IMAGES = 4
+ACCESS_KEY, SECRET_KEY = "planted-access-key", "planted-secret-key"
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,33 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """Address of an S3-compatible server on this machine, as 'HOST:PORT'; it takes any credentials."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store: str) -> str:
+    """Address of a new, empty prefix in a bucket, credentials included: all that pyarrow.fs needs."""
+    options = f"endpoint_override={object_store}&scheme=http&region=us-east-1"
+    connection = fs.S3FileSystem(
+        access_key=ACCESS_KEY,
+        secret_key=SECRET_KEY,
+        endpoint_override=object_store,
+        scheme="http",
+        region="us-east-1",
+        allow_bucket_creation=True,
+    )
+    name = f"bucket-{uuid4().hex[:12]}"
+    connection.create_dir(name)
+    return f"s3://{ACCESS_KEY}:{SECRET_KEY}@{name}/shards?{options}"
 
 
 @pytest.fixture

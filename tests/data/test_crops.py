@@ -4,11 +4,13 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from data.crops import centre_crop, random_crop
-from data.decode import crop_pixels, decode_crop, encode_jpeg, encode_png
+from data.decode import crop_pixels, encode_jpeg, encode_png
+from data.views import decode_view
 
 SIZES = [(500, 375), (375, 500), (64, 64), (1000, 333), (31, 47)]
 
@@ -127,14 +129,13 @@ def test_random_crop_is_a_function_of_seed_and_size_alone():
 def test_a_crop_is_one_resize_of_its_box(mode):
     image = smooth_image(40, 30, mode)
     box = (3, 5, 23, 17)
-    expected = np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC, box=box))
-    got = decode_crop(encode_png(image), lambda width, height: box, 8)
-    assert np.array_equal(got, expected[None] if mode == "L" else expected.transpose(2, 0, 1))
+    got = decode_view(encode_png(image), lambda width, height: box, 8)
+    assert furthest(got, image.crop(box).resize((8, 8), Image.Resampling.BICUBIC)) <= 1
 
 
 def test_a_crop_of_whole_pixels_at_its_own_size_is_exact():
     image = smooth_image(40, 30)
-    got = decode_crop(encode_png(image), lambda width, height: (width - 8, height - 8, width, height), 8)
+    got = decode_view(encode_png(image), lambda width, height: (width - 8, height - 8, width, height), 8)
     assert np.array_equal(got, np.asarray(image)[22:, 32:].transpose(2, 0, 1))
 
 
@@ -142,5 +143,11 @@ def test_jpeg_crops_are_of_the_decoded_pixels():
     payload = encode_jpeg(smooth_image(640, 480))
     image = Image.open(io.BytesIO(payload)).copy()
     crop = random_crop(3)
-    expected = np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC, box=crop(640, 480)))
-    assert np.array_equal(decode_crop(payload, crop, 8), expected.transpose(2, 0, 1))
+    expected = image.crop(crop(640, 480)).resize((8, 8), Image.Resampling.BICUBIC)
+    assert furthest(decode_view(payload, crop, 8), expected) <= 1
+
+
+def furthest(pixels: torch.Tensor, image: Image.Image) -> int:
+    """The largest difference in 8-bit levels; torch resizes with other rounding than Pillow."""
+    expected = np.asarray(image, dtype=np.int64).reshape(*image.size[::-1], -1).transpose(2, 0, 1)
+    return int(np.abs(pixels.numpy().astype(np.int64) - expected).max())

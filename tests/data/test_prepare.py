@@ -183,7 +183,7 @@ def test_progress_counts_every_item_to_the_last(tmp_path):
     build(
         plain_source({"a": 9}),
         tmp_path / "out",
-        job(shard_mb=0.0002),
+        job(shard_mb=0.004),
         progress=lambda done, total: seen.append((done, total)),
     )
     assert len(seen) > 3
