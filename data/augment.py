@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.augment_text import HELP, AugmentSpec, parse_augment
+from data.autoaugment import autoaugment
+from data.batched_ops import GREY
 from data.crops import random_crop
-from data.images import Images, Indices
+from data.images import Crops, Images, Indices
 
 _ROW, _COLUMN, _FLIP, _CUT_ROW, _CUT_COLUMN, _SEED = range(6)  # columns of what is drawn
 _FINE = 1 << 16
-_GREY = 128
 
 
 @dataclass(frozen=True)
@@ -45,46 +46,54 @@ class Augmentation:
         seeds = rng.integers(0, 1 << 62, size=(num_images, 1))
         return torch.from_numpy(np.concatenate([corners, flips, centres, seeds], axis=1))
 
-    def view(self, images: Images, indices: Indices, drawn: Tensor) -> Tensor:
-        """These images, augmented. drawn: (len(indices), 6) from `draw`. Returns (B, C, S, S) uint8."""
-        crops = [random_crop(seed) for seed in drawn[:, _SEED].tolist()] if self.spec.rrc else None
-        return self.apply(images.get(indices, crops), drawn)
+    def view(
+        self, images: Images, indices: Indices, drawn: Tensor, device: torch.device | None = None
+    ) -> Tensor:
+        """These images, augmented on `device` (None: where they are). drawn: (len(indices), 6) from `draw`.
+
+        Returns (B, C, S, S) uint8.
+        """
+        return self.apply(images.get(indices, self.crops(drawn)).to(device, non_blocking=True), drawn)
+
+    def crops(self, drawn: Tensor) -> Crops:
+        """The resized crop of each image, for the collection to make; None where there is none."""
+        return [random_crop(seed) for seed in drawn[:, _SEED].tolist()] if self.spec.rrc else None
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """Everything but the resized crop. images: (B, C, S, S) uint8; padding is black. Same shape back."""
-        spec = self.spec
-        if spec.flip:
-            images = torch.where(drawn[:, _FLIP].bool().view(-1, 1, 1, 1), images.flip(3), images)
+        """Everything but the resized crop. images: (B, C, S, S) uint8; padding is black. Same shape back.
+
+        The result is on the images' device; `drawn` is best left on the CPU, where work is shared out.
+        Raises ValueError when `drawn` is not of as many images.
+        """
+        if len(images) != len(drawn):
+            raise ValueError(f"{len(drawn)} rows of numbers for {len(images)} images; draw one for each")
+        spec, placed = self.spec, drawn.to(images.device, non_blocking=True)
+        flips = placed[:, _FLIP, None, None, None] == 1 if spec.flip else None
         if spec.crop:
-            images = _crop(images, drawn[:, [_ROW, _COLUMN]], spec.crop)
+            images = _crop(images, placed[:, _ROW:_FLIP], spec.crop, flips)
+        elif flips is not None:
+            images = torch.where(flips, images.flip(3), images)
         if spec.autoaugment:
-            images = _autoaugment(images, drawn[:, _SEED])
+            images = autoaugment(images, drawn[:, _SEED])
         if spec.cutout:
-            images = _cutout(images, drawn[:, [_CUT_ROW, _CUT_COLUMN]], spec.cutout)
+            images = _cutout(images, placed[:, _CUT_ROW:_SEED], spec.cutout)
         return images
 
 
-def _crop(images: Tensor, corners: Tensor, pad: int) -> Tensor:
-    """Each image's own window out of its zero-padded self."""
-    num, _, height, width = images.shape
+def _crop(images: Tensor, corners: Tensor, pad: int, flips: Tensor | None) -> Tensor:
+    """Each image's own window out of its zero-padded self, mirrored before where `flips` says so.
+
+    One gather by pixel numbers that all channels share, in which a flip is free: on two cores four times
+    as fast as indexing by image, row and column. corners: (B, 2); flips: (B, 1, 1, 1) bool.
+    """
+    num, channels, height, width = images.shape
     padded = F.pad(images, (pad, pad, pad, pad))
-    rows = corners[:, 0, None] + torch.arange(height)
-    columns = corners[:, 1, None] + torch.arange(width)
-    batch = torch.arange(num)
-    return padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _autoaugment(images: Tensor, seeds: Tensor) -> Tensor:
-    """The CIFAR-10 policy (Cubuk et al. 2019) by torchvision, whose random numbers come from each seed."""
-    from torchvision.transforms import AutoAugment, AutoAugmentPolicy
-
-    policy = AutoAugment(AutoAugmentPolicy.CIFAR10, fill=[_GREY] * images.shape[1])
-    changed = []
-    with torch.random.fork_rng(devices=[]):
-        for image, seed in zip(images, seeds.tolist(), strict=True):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPU too
-            changed.append(policy(image))
-    return torch.stack(changed)
+    rows = corners[:, 0, None, None] + torch.arange(height, device=images.device)[:, None]
+    columns = corners[:, 1, None, None] + torch.arange(width, device=images.device)
+    if flips is not None:
+        columns = torch.where(flips[:, 0], width + 2 * pad - 1 - columns, columns)
+    pixels = (rows * (width + 2 * pad) + columns).view(num, 1, -1).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, pixels).view_as(images)
 
 
 def _cutout(images: Tensor, centres: Tensor, size: int) -> Tensor:
@@ -92,6 +101,6 @@ def _cutout(images: Tensor, centres: Tensor, size: int) -> Tensor:
     inside = []
     for side, drawn in zip(images.shape[2:], centres.T, strict=True):
         first = drawn[:, None] * side // _FINE - size // 2
-        pixels = torch.arange(side)
+        pixels = torch.arange(side, device=centres.device)
         inside.append((pixels >= first) & (pixels < first + size))
-    return images.masked_fill(inside[0][:, None, :, None] & inside[1][:, None, None, :], _GREY)
+    return images.masked_fill(inside[0][:, None, :, None] & inside[1][:, None, None, :], GREY)

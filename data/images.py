@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -23,9 +22,10 @@ from data.fetch import FetchedFolder
 from data.folders import Folder, LocalFolder, Place, as_folder
 from data.shards import Dataset, read_manifest, shards_of
 from data.stream import WINDOW
-from data.views import decode_found, decode_view, view_of
+from data.views import decode_found_views, decode_views, view_of
 
 Indices = Sequence[int] | np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
+Crops = Sequence[Crop] | None
 ShardSizes = np.ndarray[Any, np.dtype[np.int64]]
 _CACHE_LIMIT = 8 << 30  # bytes of decoded pixels beside the shards
 _DEVICE_SHARE = 0.1  # of a device's free memory that a collection may take
@@ -41,8 +41,12 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
+    def get(self, indices: Indices, crops: Crops = None) -> Tensor:
         """(len(indices), C, H, W) uint8. `crops`: a box for each, resized; None is the test view."""
+        ...
+
+    def get_views(self, indices: Indices, views: Sequence[Crops]) -> list[Tensor]:
+        """Several views of the same images, from one decoding: what `get` gives for each."""
         ...
 
 
@@ -69,14 +73,15 @@ class MemoryImages:
             self.pixels = self.pixels.to(device)
         return self
 
-    def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
+    def get(self, indices: Indices, crops: Crops = None) -> Tensor:
+        return self.get_views(indices, [crops])[0]
+
+    def get_views(self, indices: Indices, views: Sequence[Crops]) -> list[Tensor]:
         chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64)).to(
             self.pixels.device, non_blocking=True
         )
         squares = self.pixels[chosen]
-        if crops is None:
-            return squares
-        return crop_each(squares.cpu(), crops)
+        return [squares if crops is None else crop_each(squares.cpu(), crops) for crops in views]
 
 
 class ShardImages:
@@ -100,32 +105,28 @@ class ShardImages:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
-        views: Sequence[Crop | None] = [self.test_view] * len(indices) if crops is None else crops
-        asked = zip(indices, views, strict=True)
-        return torch.stack(list(self.pool.map(self._read, asked)))
+    def get(self, indices: Indices, crops: Crops = None) -> Tensor:
+        return self.get_views(indices, [crops])[0]
 
-    def _read(self, asked: tuple[int, Crop | None]) -> Tensor:
-        index, crop = asked
+    def get_views(self, indices: Indices, views: Sequence[Crops]) -> list[Tensor]:
+        asked = [[self.test_view] * len(indices) if crops is None else crops for crops in views]
+        found = self.pool.map(self._read, zip(indices, zip(*asked, strict=True), strict=True))
+        return [torch.stack(images) for images in zip(*found, strict=True)]
+
+    def _read(self, asked: tuple[int, Sequence[Crop | None]]) -> list[Tensor]:
+        index, crops = asked
         with self.folder.open(self.names[self.shard_of[index]]) as file:
             file.seek(int(self.offsets[index]))
             payload = file.read(int(self.sizes[index]))
         if self.as_found:
-            return decode_found(payload, crop, self.image_size, self.channels)
-        return decode_view(payload, crop, self.image_size)
+            return decode_found_views(payload, crops, self.image_size, self.channels)
+        return decode_views(payload, crops, self.image_size)
 
 
 def crop_each(squares: Tensor, crops: Sequence[Crop]) -> Tensor:
     """Each image's own crop, resized back. squares: (B, C, S, S) uint8, and so the result."""
     size = squares.shape[-1]
-    pairs = zip(squares, crops, strict=True)
-    return torch.stack([view_of(to_image(square), None, crop, size) for square, crop in pairs])
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """(C, H, W) uint8, one channel or three."""
-    array = pixels.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    return torch.stack([view_of(square, crop, size) for square, crop in zip(squares, crops, strict=True)])
 
 
 def open_images(place: Place, split: str, readers: int = 4) -> tuple[Images, Tensor]:

@@ -52,7 +52,7 @@ def shards_source(place: Place) -> Source:
     """WebDataset tars in a folder: an image and its label (`.cls`, or `label` in `.json`) under one key.
 
     The split is the first of train, test, val in a shard's name; without one it is drawn. Class names are
-    those of a `dataset.json` beside the shards, else the labels. Raises SourceError for a tar that is damaged.
+    those of a `dataset.json` beside the shards, else the labels. Raises SourceError for a damaged tar.
     """
     if has_secrets(str(place)):
         raise SourceError(

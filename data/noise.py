@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.decode import Crop
-from data.images import Indices, crop_each
+from data.images import Crops, Indices, crop_each
 from data.noise_names import KINDS
 
 _COARSE = 2  # a smooth image is this many values a side, spread by bilinear interpolation
@@ -31,8 +30,11 @@ class NoiseImages:
     def __len__(self) -> int:
         return 1 << 20
 
-    def get(self, indices: Indices, crops: Sequence[Crop] | None = None) -> Tensor:
+    def get(self, indices: Indices, crops: Crops = None) -> Tensor:
         """(len(indices), C, H, W) uint8."""
+        return self.get_views(indices, [crops])[0]
+
+    def get_views(self, indices: Indices, views: Sequence[Crops]) -> list[Tensor]:
         side = self.image_size if self.kind == "noise-uniform" else _COARSE
         shape = (self.channels, side, side)
         drawn = [np.random.Generator(np.random.Philox(key=[self.seed, i])).random(shape) for i in indices]
@@ -40,4 +42,4 @@ class NoiseImages:
         size = (self.image_size, self.image_size)
         smooth = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
         squares = (smooth if self.kind == "noise-smooth" else coarse).mul(255).round().to(torch.uint8)
-        return squares if crops is None else crop_each(squares, crops)
+        return [squares if crops is None else crop_each(squares, crops) for crops in views]

@@ -64,7 +64,7 @@ def rank_slice(batch_size: int, rank: int, world_size: int) -> slice:
 class Ahead(Generic[Made]):
     """`make(step)`, called in a thread for the next steps while the present one is used.
 
-    make: a function of the step alone, so that it does not matter how far ahead it is. Steps end before `end`.
+    make: a function of the step alone, so that it does not matter how far ahead it is; no step reaches `end`.
     """
 
     def __init__(self, make: Callable[[int], Made], end: int, depth: int = 2) -> None:

@@ -28,16 +28,25 @@ def read_dataset(data: Path) -> Dataset:
     return Dataset.read(data / "images")
 
 
-def labelled_images(data: Path, split: str) -> tuple[Images, Tensor]:
-    """The train or test images of a preprocess artifact, with labels (N,)."""
-    return open_images(data / "images", split)
+def labelled_images(data: Path, split: str, readers: int = 4) -> tuple[Images, Tensor]:
+    """The train or test images of a preprocess artifact, with labels (N,). readers: threads that decode."""
+    return open_images(data / "images", split, readers)
 
 
-def seed_images(data: Path, ood: str, *, held_out: bool, seed: int, channels: int, image_size: int) -> Images:
+def seed_images(
+    data: Path,
+    ood: str,
+    *,
+    held_out: bool,
+    seed: int,
+    channels: int,
+    image_size: int,
+    readers: int = 4,
+) -> Images:
     """Seeds to train with, or those held out for sampling: files' splits, or noise of another stream."""
     if ood in KINDS:
         return NoiseImages(ood, stream_seed(seed, f"seeds/{held_out}"), channels, image_size)
-    return open_images(data / "seeds", "ood-test" if held_out else "ood-train")[0]
+    return open_images(data / "seeds", "ood-test" if held_out else "ood-train", readers)[0]
 
 
 def model_spec(data: Path, arch: str, normalization: str) -> ModelSpec:

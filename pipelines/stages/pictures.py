@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from data.images import to_image
+from data.views import to_image
 
 _ROWS, _COLUMNS = 4, 10
 _MIN_CELL = 48  # pixels a side

@@ -9,8 +9,8 @@ from torch import Tensor
 from atjem.checkpoint import load
 from atjem.fidelity import Statistics
 from data.decode import encode_png
-from data.images import to_image
 from data.shards import Dataset, Encoded, write_manifest, write_split
+from data.views import to_image
 from pipelines.context import StageContext
 from pipelines.stages.inputs import pick_device, read_dataset
 from pipelines.stages.pictures import draw_frames, draw_grid

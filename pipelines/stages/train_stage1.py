@@ -10,9 +10,8 @@ from atjem.adversarial import AdversarialTraining
 from atjem.models.registry import JointEnergyModel, build_model
 from atjem.published import load_start
 from atjem.training_objective import Batch
-from data.augment import Augmentation
+from data.batches import Stream
 from data.rng import stream_seed
-from data.stream import Order
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, model_spec
 from pipelines.stages.training import Batches, fit, make_attack, share, train
@@ -40,17 +39,20 @@ def _start(context: StageContext) -> JointEnergyModel:
 
 
 def _batches(context: StageContext) -> Batches:
-    settings, stage = context.settings, context.settings.stage1
-    device, part = ray.train.torch.get_device(), share(stage)
-    images, labels = labelled_images(context.inputs["data"], "train")
-    order = Order(len(images), stage.batch_size, stream_seed(settings.seed, "stage1/order"))
-    augmentation = Augmentation.parse(stage.augment)
-    augment_seed = stream_seed(settings.seed, "stage1/augment")
+    settings, stage, device = context.settings, context.settings.stage1, ray.train.torch.get_device()
+    images, labels = labelled_images(context.inputs["data"], "train", settings.compute.cpus_per_worker)
+    stream = Stream.of(
+        images,
+        "stage1",
+        seed=settings.seed,
+        batch_size=stage.batch_size,
+        augment=stage.augment,
+        part=share(stage),
+        device=device,
+    )
 
     def batch(step: int) -> Batch:
-        indices = order.batch(step)[part]
-        drawn = augmentation.draw(stage.batch_size, augment_seed, step)[part]
-        x = as_float(augmentation.view(images, indices, drawn), device)
-        return Batch(x, labels[indices].to(device))
+        indices = stream.indices(step)
+        return Batch(as_float(stream.view(step, indices), device), labels[indices].to(device))
 
     return batch

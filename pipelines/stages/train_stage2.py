@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray.train.torch
 import torch
-from torch import Tensor
 
 from atjem.adversarial import AdversarialTraining, DualAdversarialTraining
 from atjem.checkpoint import load
@@ -13,10 +12,9 @@ from atjem.curriculum import Curriculum, window_length
 from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
 from atjem.models.registry import ModelSpec
 from atjem.training_objective import Batch, Objective
-from data.augment import Augmentation
-from data.images import Images, Indices
+from data.batches import Stream, paired_views
+from data.images import Images
 from data.rng import stream_seed
-from data.stream import Order
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, seed_images
 from pipelines.stages.training import Batches, fit, make_attack, share, train
@@ -83,28 +81,23 @@ def _joint_energy(context: StageContext, spec: ModelSpec) -> Objective:
     )
 
 
-class _View:
-    """One stream of images under its own order and augmentation; a rank's part of each global batch."""
-
-    def __init__(self, context: StageContext, name: str, images: Images, augment: str) -> None:
-        stage, seed = context.settings.stage2, context.settings.seed
-        self.images, self.part, self.batch_size = images, share(stage), stage.batch_size
-        self.order = Order(len(images), stage.batch_size, stream_seed(seed, f"stage2/{name}/order"))
-        self.augmentation = Augmentation.parse(augment)
-        self.augment_seed = stream_seed(seed, f"stage2/{name}/augment")
-        self.device = ray.train.torch.get_device()
-
-    def indices(self, step: int) -> Indices:
-        return self.order.batch(step)[self.part]
-
-    def pixels(self, step: int, indices: Indices) -> Tensor:
-        drawn = self.augmentation.draw(self.batch_size, self.augment_seed, step)[self.part]
-        return as_float(self.augmentation.view(self.images, indices, drawn), self.device)
+def _stream(context: StageContext, name: str, images: Images, augment: str) -> Stream:
+    stage = context.settings.stage2
+    return Stream.of(
+        images,
+        f"stage2/{name}",
+        seed=context.settings.seed,
+        batch_size=stage.batch_size,
+        augment=augment,
+        part=share(stage),
+        device=ray.train.torch.get_device(),
+    )
 
 
 def _batches(context: StageContext) -> Batches:
     settings, stage, data = context.settings, context.settings.stage2, context.inputs["data"]
-    images, labels = labelled_images(data, "train")
+    readers, device = settings.compute.cpus_per_worker, ray.train.torch.get_device()
+    images, labels = labelled_images(data, "train", readers)
     seeds = seed_images(
         data,
         settings.data.ood,
@@ -112,21 +105,26 @@ def _batches(context: StageContext) -> Batches:
         seed=settings.seed,
         channels=settings.model.channels,
         image_size=settings.data.image_size,
+        readers=readers,
     )
-    classifier = _View(context, "classifier", images, stage.augment)
-    energy = _View(context, "energy", images, stage.augment_energy)
-    ood = _View(context, "ood", seeds, stage.augment_ood)
+    classifier = _stream(context, "classifier", images, stage.augment)
+    energy = _stream(context, "energy", images, stage.augment_energy)
+    ood = _stream(context, "ood", seeds, stage.augment_ood)
     paired = settings.data.paired_views
 
     def batch(step: int) -> Batch:
         indices = classifier.indices(step)
         real = indices if paired else energy.indices(step)
+        if paired:
+            x, x_real = paired_views((classifier, energy), step, indices)
+        else:
+            x, x_real = classifier.view(step, indices), energy.view(step, real)
         return Batch(
-            classifier.pixels(step, indices),
-            labels[indices].to(classifier.device),
-            energy.pixels(step, real),
-            labels[real].to(energy.device),
-            ood.pixels(step, ood.indices(step)),
+            as_float(x, device),
+            labels[indices].to(device),
+            as_float(x_real, device),
+            labels[real].to(device),
+            as_float(ood.view(step, ood.indices(step)), device),
             stream_seed(settings.seed, f"stage2/noise/{step}"),
         )
 

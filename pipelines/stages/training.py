@@ -28,7 +28,7 @@ from atjem.models.precision import allow_tf32
 from atjem.models.registry import JointEnergyModel
 from atjem.optim import make_optimizer, make_schedule
 from atjem.training_objective import Batch, Objective
-from data.stream import rank_slice
+from data.stream import Ahead, rank_slice
 from pipelines.checkpoints import new_checkpoint, sound_checkpoint
 from pipelines.context import Interrupted, StageContext
 from pipelines.files import read_json, write_json
@@ -109,6 +109,7 @@ def train(
     is_lead = ray.train.get_context().get_world_rank() == 0
     context.report.points(curve if is_lead else [])
     clock, agreement = _Clock(first), _Agreement(device)
+    batches = Ahead(batches, stage.steps)
     for step in range(first, stage.steps):
         faulthandler.dump_traceback_later(compute.stall_timeout, exit=True, file=2)
         metrics = learner.step(batches(step))

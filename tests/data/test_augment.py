@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+from scipy.stats import chisquare
+from torchvision.transforms import functional
 
 from data.augment import Augmentation
 from data.augment_text import AugmentSpec
+from data.autoaugment import autoaugment
 from data.crops import random_crop
 from data.images import MemoryImages, crop_each
 
@@ -57,11 +59,9 @@ def by_hand(image: torch.Tensor, pad: int, row: int, column: int, flip: int) -> 
     return padded[:, row : row + height, column : column + width]
 
 
-def by_torchvision(image: torch.Tensor, seed: int) -> torch.Tensor:
-    """The CIFAR-10 policy as a user of torchvision calls it after torch.manual_seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return AutoAugment(AutoAugmentPolicy.CIFAR10, fill=[128] * len(image))(image)
+def p_value(counts: torch.Tensor) -> float:
+    """Of the chi-square test that all cells are equally likely."""
+    return float(chisquare(counts.numpy().ravel()).pvalue)
 
 
 @pytest.mark.parametrize(
@@ -201,22 +201,40 @@ def test_cutout_covers_what_the_other_steps_made():
     assert (result[0, :, 2:4, 3:5] == 128).all()
 
 
-def test_autoaugment_is_torchvisions_policy_from_each_images_own_seed():
-    augmentation, images = Augmentation.parse("autoaugment"), batch(32)
-    drawn = augmentation.draw(32, seed=1, step=2)
+def test_autoaugment_takes_flipped_and_cropped_pixels_and_each_images_own_seed():
+    augmentation, images = Augmentation.parse("crop4+flip+autoaugment"), batch(64)
+    drawn = augmentation.draw(64, seed=1, step=2)
     result = augmentation.apply(images, drawn)
-    for image, seed, got in zip(images, drawn[:, SEED].tolist(), result, strict=True):
-        assert torch.equal(got, by_torchvision(image, seed))
-    assert len({got.numpy().tobytes() for got in result}) == 32
-    assert sum(not torch.equal(*pair) for pair in zip(images, result, strict=True)) > 16
+    rows = zip(images, drawn[:, :3].tolist(), strict=True)
+    cropped = torch.from_numpy(np.stack([by_hand(image, 4, *row) for image, row in rows]))
+    assert torch.equal(result, autoaugment(cropped, drawn[:, SEED]))
+    assert sum(not torch.equal(*pair) for pair in zip(cropped, result, strict=True)) > 32
 
 
-def test_autoaugment_takes_flipped_and_cropped_pixels():
-    augmentation, images = Augmentation.parse("crop4+flip+autoaugment"), batch(8)
-    drawn = augmentation.draw(8, seed=1, step=2)
-    for image, row, got in zip(images, drawn.tolist(), augmentation.apply(images, drawn), strict=True):
-        cropped = torch.from_numpy(by_hand(image, 4, *row[:3]).copy())
-        assert torch.equal(got, by_torchvision(cropped, row[SEED]))
+def test_crops_and_flips_are_torchvisions_and_equally_likely():
+    augmentation, images = Augmentation.parse("crop4+flip"), batch(1).expand(16200, -1, -1, -1)
+    drawn = augmentation.draw(16200, seed=3, step=4)
+    cells = drawn[:, ROW] * 18 + drawn[:, COLUMN] * 2 + drawn[:, FLIP]
+    assert p_value(torch.bincount(cells, minlength=162)) > 0.01
+    result = augmentation.apply(images, drawn)
+    for row, column, flip in torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2)).tolist():
+        image = functional.hflip(images[0]) if flip else images[0]
+        expected = functional.crop(functional.pad(image, 4), row, column, 6, 9)
+        assert (result[cells == row * 18 + column * 2 + flip] == expected).all()
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_cutout_centres_are_equally_likely_at_every_pixel(size):
+    images = torch.zeros(16000, 1, 8, 8, dtype=torch.uint8)
+    augmentation = Augmentation.parse(f"cutout{size}")
+    drawn = augmentation.draw(16000, seed=5, step=6)
+    centres = drawn[:, [CUT_ROW, CUT_COLUMN]] * 8 // 65536
+    assert p_value(torch.bincount(centres[:, 0] * 8 + centres[:, 1], minlength=64)) > 0.01
+    expected = torch.zeros(16000, 8, 8, dtype=torch.uint8)
+    for square, (row, column) in zip(expected, centres.tolist(), strict=True):
+        top, left = row - size // 2, column - size // 2
+        square[max(top, 0) : top + size, max(left, 0) : left + size] = 128
+    assert torch.equal(augmentation.apply(images, drawn)[:, 0], expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
@@ -259,30 +277,31 @@ def test_torchs_global_random_numbers_neither_matter_nor_move(text):
     assert torch.equal(*views)
 
 
-def test_global_state_is_put_back_after_an_error():
-    state = torch.get_rng_state()
-    with pytest.raises(ValueError, match="zip"):
-        Augmentation.parse("autoaugment").apply(batch(3), numbers(seed=1).expand(2, 6))
-    assert torch.equal(torch.get_rng_state(), state)
+@pytest.mark.parametrize("text", ALL)
+def test_numbers_for_another_number_of_images_are_an_error(text):
+    augmentation = Augmentation.parse(text)
+    with pytest.raises(ValueError, match="2 rows of numbers for 3 images"):
+        augmentation.apply(batch(3), augmentation.draw(2, seed=0, step=0))
 
 
-def test_autoaugment_seeds_no_accelerator(monkeypatch):
-    seeded = []
-    for device in (torch.cuda, torch.xpu):
-        monkeypatch.setattr(device, "manual_seed_all", seeded.append)
-    augmentation = Augmentation.parse("autoaugment")
-    augmentation.apply(batch(), augmentation.draw(8, seed=0, step=0))
-    assert seeded == []
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
+@pytest.mark.parametrize("text", ALL)
+def test_no_step_looks_at_the_pixels_to_know_what_to_do(text, channels):
+    """On the meta device there are no values, so what would wait for a GPU's is an error."""
+    augmentation, images = Augmentation.parse(text), batch(256, channels).to("meta")
+    result = augmentation.apply(images, augmentation.draw(256, seed=0, step=0))
+    assert (result.device.type, result.dtype, result.shape) == ("meta", torch.uint8, images.shape)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_autoaugment_leaves_the_gpus_random_numbers_alone():
-    torch.cuda.manual_seed(3)
-    state = torch.cuda.get_rng_state()
-    augmentation = Augmentation.parse("autoaugment")
-    augmentation.apply(batch(), augmentation.draw(8, seed=0, step=0))
-    assert torch.equal(torch.cuda.get_rng_state(), state)
+@pytest.mark.parametrize("text", ALL)
+def test_pixels_on_a_gpu_come_out_the_same_there(text):
+    augmentation, images = Augmentation.parse(text), batch(256)
+    drawn = augmentation.draw(256, seed=0, step=0)
+    result = augmentation.apply(images.cuda(), drawn)
+    assert result.is_cuda
+    assert torch.equal(result.cpu(), augmentation.apply(images, drawn))
 
 
 def test_rrc_is_the_random_crop_of_each_images_own_seed():

@@ -10,7 +10,7 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from data.crops import centre_crop, random_crop
 from data.decode import crop_pixels, encode_jpeg, encode_png
-from data.views import decode_view
+from data.views import decode_views
 
 SIZES = [(500, 375), (375, 500), (64, 64), (1000, 333), (31, 47)]
 
@@ -129,13 +129,15 @@ def test_random_crop_is_a_function_of_seed_and_size_alone():
 def test_a_crop_is_one_resize_of_its_box(mode):
     image = smooth_image(40, 30, mode)
     box = (3, 5, 23, 17)
-    got = decode_view(encode_png(image), lambda width, height: box, 8)
+    got = decode_views(encode_png(image), [lambda width, height: box], 8)[0]
     assert furthest(got, image.crop(box).resize((8, 8), Image.Resampling.BICUBIC)) <= 1
 
 
 def test_a_crop_of_whole_pixels_at_its_own_size_is_exact():
     image = smooth_image(40, 30)
-    got = decode_view(encode_png(image), lambda width, height: (width - 8, height - 8, width, height), 8)
+    got = decode_views(encode_png(image), [lambda width, height: (width - 8, height - 8, width, height)], 8)[
+        0
+    ]
     assert np.array_equal(got, np.asarray(image)[22:, 32:].transpose(2, 0, 1))
 
 
@@ -144,7 +146,7 @@ def test_jpeg_crops_are_of_the_decoded_pixels():
     image = Image.open(io.BytesIO(payload)).copy()
     crop = random_crop(3)
     expected = image.crop(crop(640, 480)).resize((8, 8), Image.Resampling.BICUBIC)
-    assert furthest(decode_view(payload, crop, 8), expected) <= 1
+    assert furthest(decode_views(payload, [crop], 8)[0], expected) <= 1
 
 
 def furthest(pixels: torch.Tensor, image: Image.Image) -> int:

@@ -1,10 +1,12 @@
 """The order of training images: shuffled, resumable at any step, the same for any number of workers."""
 
+import threading
+
 import numpy as np
 import pytest
 
 from data.rng import stream_seed
-from data.stream import Order, rank_slice
+from data.stream import WINDOW, Ahead, Order, rank_slice
 
 
 def epoch(order: Order, number: int) -> np.ndarray:
@@ -106,3 +108,56 @@ def test_stream_seed_is_the_same_in_every_process():
 
 def test_stream_seeds_of_long_seeds_do_not_run_together():
     assert stream_seed(1, "1/a") != stream_seed(11, "/a")
+
+
+SHARDS = np.array([7, 1, 30, 12, 5, 9, 3, 25] * 5)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_order_by_shards_is_a_permutation_too(number):
+    order = Order(int(SHARDS.sum()), 20, seed=3, shards=SHARDS)
+    assert sorted(epoch(order, number)) == list(range(SHARDS.sum()))
+
+
+def test_order_by_shards_needs_a_window_of_them_at_a_time():
+    order = Order(int(SHARDS.sum()), 20, seed=3, shards=SHARDS)
+    shard_of = np.repeat(np.arange(len(SHARDS)), SHARDS)[epoch(order, 1)]
+    first = {shard: np.flatnonzero(shard_of == shard)[0] for shard in range(len(SHARDS))}
+    last = {shard: np.flatnonzero(shard_of == shard)[-1] for shard in range(len(SHARDS))}
+    needed = [sum(first[s] <= place <= last[s] for s in first) for place in range(len(shard_of))]
+    assert 1 < max(needed) <= WINDOW
+    assert len(set(np.diff(shard_of[:50]))) > 2  # mixed within the window
+
+
+def test_order_by_shards_changes_with_epoch_and_seed_and_comes_back():
+    first, again, other = (Order(int(SHARDS.sum()), 20, seed=seed, shards=SHARDS) for seed in (3, 3, 4))
+    assert np.array_equal(epoch(first, 2), epoch(again, 2))
+    assert not np.array_equal(epoch(first, 2), epoch(first, 1))
+    assert not np.array_equal(epoch(first, 2), epoch(other, 2))
+
+
+def test_batches_made_ahead_are_those_made_at_once():
+    made = []
+    ahead = Ahead(lambda step: made.append(step) or step * 10, end=8)
+    assert [ahead(step) for step in range(8)] == [step * 10 for step in range(8)]
+    assert made == list(range(8))
+
+
+def test_batches_are_made_ahead_up_to_the_end_alone():
+    started = [threading.Event() for _ in range(6)]
+    ahead = Ahead(lambda step: started[step].set() or step, end=6, depth=3)
+    assert ahead(2) == 2
+    assert all(started[step].wait(10) for step in (3, 4, 5))
+    assert not started[0].is_set()
+
+
+def test_an_error_in_a_batch_comes_with_that_batch():
+    def make(step: int) -> int:
+        if step == 2:
+            raise OSError("shard is gone")
+        return step
+
+    ahead = Ahead(make, end=4)
+    assert [ahead(0), ahead(1)] == [0, 1]
+    with pytest.raises(OSError, match="shard is gone"):
+        ahead(2)
