@@ -135,12 +135,14 @@ class ObjectFolder(Folder):
             self.filesystem.delete_file(self._at(name))
 
     def names(self) -> Iterator[str]:
-        return (PurePosixPath(info.path).relative_to(self.path).as_posix() for info in self.files())
+        return (name for name, _ in self.files())
 
-    def files(self) -> list[fs.FileInfo]:
-        """All files below, with their sizes and times."""
+    def files(self) -> Iterator[tuple[str, fs.FileInfo]]:
+        """All files below by name, with their sizes and times."""
         selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
-        return [info for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+        for info in self.filesystem.get_file_info(selector):
+            if info.type == fs.FileType.File:
+                yield PurePosixPath(info.path).relative_to(self.path).as_posix(), info
 
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}"

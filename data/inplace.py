@@ -63,7 +63,12 @@ def shards_source(place: Place) -> Source:
     digest = hashlib.sha256()
     for shard in shards:
         digest.update(f"{shard}\0{folder.size(shard)}\0{folder.changed(shard)}\n".encode())
-    return Source(str(place), digest.hexdigest(), lambda: _index(folder, shards), shards_at=folder.shown)
+    return Source(str(place), digest.hexdigest(), lambda: _index(folder, shards), shards_at=_address(folder))
+
+
+def _address(folder: Folder) -> str:
+    """Under which other processes find it, whatever their working directory."""
+    return str(folder.path.absolute()) if isinstance(folder, LocalFolder) else folder.shown
 
 
 def _index(folder: Folder, shards: list[str]) -> Listing:

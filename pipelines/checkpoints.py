@@ -42,6 +42,11 @@ def checkpoint_steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(step), path) for step, path in found if step.isdigit())
 
 
+def finished_shards(folder: Path) -> int:
+    """Of a preprocess stage that was cut short; the others are still to be written."""
+    return sum(1 for _ in folder.glob("*/[!.]*.tar"))
+
+
 def sound_checkpoint(folder: Path) -> tuple[int, Path] | None:
     """The newest checkpoint whose files match their checksums; damaged ones are passed over."""
     for step, path in reversed(checkpoint_steps(folder)):

@@ -1,0 +1,49 @@
+"""Image collections on object stores: trees of images, read one by one, or shards used in place."""
+
+import hashlib
+import io
+from functools import partial
+
+import pyarrow as pa
+from PIL import Image
+
+from data.folders import FolderError, ObjectFolder, as_folder
+from data.inplace import is_shards, shards_source
+from data.redact import redact
+from data.sources import Opener, Source, SourceError, is_image, split_folders, tree_items
+
+
+def remote_source(address: str) -> Source:
+    """A tree of images at an s3:// or gs:// address, laid out as a folder's; or WebDataset shards there.
+
+    Raises SourceError when the address cannot be read or holds neither.
+    """
+    try:
+        folder = as_folder(address)
+        assert isinstance(folder, ObjectFolder)
+        files = {name: (info.size, info.mtime_ns) for name, info in folder.files()}
+    except FolderError as error:
+        raise SourceError(str(error)) from None
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{redact(address)}: {redact(str(error))}") from None  # the cause may hold secrets
+    if is_shards(list(files)):
+        return shards_source(address)
+    names = sorted(name for name in files if is_image(name.rpartition("/")[2]))
+    if not names:
+        raise SourceError(f"{folder.shown} holds no image and no .tar; give a tree of images or shards")
+    listed = "".join(f"{name}\0{files[name][0]}\0{files[name][1]}\n" for name in names)
+    paths = pa.array([name.encode() for name in names], pa.large_binary())
+    splits = split_folders(paths)
+    return Source(
+        folder.shown,
+        hashlib.sha256(listed.encode()).hexdigest(),
+        lambda: tree_items(paths, splits, partial(_opener, folder, paths)),
+    )
+
+
+def _opener(folder: ObjectFolder, paths: pa.Array, index: int) -> Opener:
+    return partial(_open, folder, paths[index].as_py().decode())
+
+
+def _open(folder: ObjectFolder, name: str) -> Image.Image:
+    return Image.open(io.BytesIO(folder.read(name)))
