@@ -53,11 +53,14 @@ class Augmentation:
 
         Returns (B, C, S, S) uint8.
         """
-        return self.apply(images.get(indices, self.crops(drawn)).to(device, non_blocking=True), drawn)
+        crops = self.crops(images, drawn)
+        return self.apply(images.get(indices, crops).to(device, non_blocking=True), drawn)
 
-    def crops(self, drawn: Tensor) -> Crops:
-        """The resized crop of each image, for the collection to make; None where there is none."""
-        return [random_crop(seed) for seed in drawn[:, _SEED].tolist()] if self.spec.rrc else None
+    def crops(self, images: Images, drawn: Tensor) -> Crops:
+        """The part of each image that the collection is to give; None where all of it is seen."""
+        if self.spec.rrc:
+            return [random_crop(seed) for seed in drawn[:, _SEED].tolist()]
+        return None if images.centre is None else [images.centre] * len(drawn)
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
         """Everything but the resized crop. images: (B, C, S, S) uint8; padding is black. Same shape back.
@@ -68,11 +71,12 @@ class Augmentation:
         if len(images) != len(drawn):
             raise ValueError(f"{len(drawn)} rows of numbers for {len(images)} images; draw one for each")
         spec, placed = self.spec, drawn.to(images.device, non_blocking=True)
-        flips = placed[:, _FLIP, None, None, None] == 1 if spec.flip else None
         if spec.crop:
+            flips = placed[:, _FLIP, None, None, None] == 1 if spec.flip else None
             images = _crop(images, placed[:, _ROW:_FLIP], spec.crop, flips)
-        elif flips is not None:
-            images = torch.where(flips, images.flip(3), images)
+        elif spec.flip:
+            mirrored = drawn[:, _FLIP].nonzero()[:, 0].to(images.device, non_blocking=True)
+            images = images.index_copy(0, mirrored, images[mirrored].flip(3))
         if spec.autoaugment:
             images = autoaugment(images, drawn[:, _SEED])
         if spec.cutout:

@@ -61,7 +61,9 @@ class Stream:
 def paired_views(streams: Sequence[Stream], step: int, indices: Indices) -> list[Tensor]:
     """The same images as each of several streams over one collection augments them, decoded once."""
     drawn = [stream.draw(step) for stream in streams]
-    crops = [stream.augmentation.crops(own) for stream, own in zip(streams, drawn, strict=True)]
+    crops = [
+        stream.augmentation.crops(stream.images, own) for stream, own in zip(streams, drawn, strict=True)
+    ]
     views = streams[0].images.get_views(indices, crops)
     return [
         stream.augmentation.apply(images.to(stream.device, non_blocking=True), own)

@@ -19,6 +19,17 @@ def centre_crop(image_size: int) -> Crop:
     return crop
 
 
+def quick_centre(image_size: int) -> Crop:
+    """The test view cut out by whole pixels, which is much faster to resize: for training alone."""
+    exact = centre_crop(image_size)
+
+    def crop(width: int, height: int) -> Box:
+        left, upper, right, lower = (round(side) for side in exact(width, height))
+        return (left, upper, right, lower)
+
+    return crop
+
+
 def _centre(width: int, height: int, side: float) -> Box:
     left, upper = (width - side) / 2, (height - side) / 2
     return (left, upper, left + side, upper + side)

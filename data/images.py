@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from data.crops import centre_crop
+from data.crops import centre_crop, quick_centre
 from data.decode import Crop, decode_pixels
 from data.fetch import FetchedFolder
 from data.folders import Folder, LocalFolder, Place, as_folder
@@ -39,6 +39,11 @@ class Images(Protocol):
         """Sizes of the shards that are best read one after another; None where any order is as cheap."""
         ...
 
+    @property
+    def centre(self) -> Crop | None:
+        """What training sees of a whole frame without a random crop; None where images are squares."""
+        ...
+
     def __len__(self) -> int: ...
 
     def get(self, indices: Indices, crops: Crops = None) -> Tensor:
@@ -56,7 +61,7 @@ class MemoryImages:
     `pixels`: (N, C, S, S) uint8, in a file that processes share, or on a device.
     """
 
-    shards = None
+    shards = centre = None
 
     def __init__(self, place: Place, split: str) -> None:
         self.pixels = _cached(as_folder(place), split)
@@ -101,6 +106,7 @@ class ShardImages:
             self.folder = FetchedFolder(self.folder, keep=2 * WINDOW)
         self.pool = ThreadPoolExecutor(readers, initializer=torch.set_num_threads, initargs=(1,))
         self.test_view = centre_crop(self.image_size) if dataset.whole else None
+        self.centre = quick_centre(self.image_size) if dataset.whole else None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -110,11 +116,19 @@ class ShardImages:
 
     def get_views(self, indices: Indices, views: Sequence[Crops]) -> list[Tensor]:
         asked = [[self.test_view] * len(indices) if crops is None else crops for crops in views]
-        found = self.pool.map(self._read, zip(indices, zip(*asked, strict=True), strict=True))
-        return [torch.stack(images) for images in zip(*found, strict=True)]
+        shape = (len(indices), self.channels, self.image_size, self.image_size)
+        out = [torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last) for _ in views]
 
-    def _read(self, asked: tuple[int, Sequence[Crop | None]]) -> list[Tensor]:
-        index, crops = asked
+        def fill(place: int, index: int, crops: Sequence[Crop | None]) -> None:
+            for images, view in zip(out, self._read(index, crops), strict=True):
+                images[place] = view
+
+        every = zip(range(len(indices)), indices, zip(*asked, strict=True), strict=True)
+        for done in [self.pool.submit(fill, *one) for one in every]:
+            done.result()
+        return out
+
+    def _read(self, index: int, crops: Sequence[Crop | None]) -> list[Tensor]:
         with self.folder.open(self.names[self.shard_of[index]]) as file:
             file.seek(int(self.offsets[index]))
             payload = file.read(int(self.sizes[index]))

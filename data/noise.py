@@ -20,7 +20,7 @@ class NoiseImages:
     that seeds have the low frequencies of photographs. Values are uniform in [0, 255].
     """
 
-    shards = None
+    shards = centre = None
 
     def __init__(self, kind: str, seed: int, channels: int, image_size: int) -> None:
         if kind not in KINDS:

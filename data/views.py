@@ -33,8 +33,8 @@ def decode_found_views(
 def view_of(pixels: Tensor, crop: Crop | None, image_size: int) -> Tensor:
     """pixels: (C, H, W) uint8. Returns (C, S, S) uint8.
 
-    Boxes of whole pixels (random crops) are cut out and resized by torch, much faster than by Pillow and
-    within an 8-bit level of it. Others (the test view, on which figures depend) are Pillow's.
+    Boxes of whole pixels (training) are cut out and resized by torch, bilinear, antialiased, as torchvision
+    does it. Others (the test view, on which figures depend) are resized by Pillow, bicubic.
     """
     if crop is None:
         return pixels
@@ -61,4 +61,4 @@ def _resized_crop(pixels: Tensor, box: Box, image_size: int) -> Tensor:
     left, upper, right, lower = (int(side) for side in box)
     part = pixels[:, upper:lower, left:right].unsqueeze(0).contiguous(memory_format=torch.channels_last)
     size = (image_size, image_size)
-    return F.interpolate(part, size, mode="bicubic", antialias=True, align_corners=False)[0]
+    return F.interpolate(part, size, mode="bilinear", antialias=True, align_corners=False)[0]

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from baseline.straightforward import Straightforward
 
 from atjem.adversarial import ClassifierAttack, DualAdversarialTraining
 from atjem.balls import L2
@@ -15,6 +14,7 @@ from atjem.models.attack_network import AttackNetwork
 from atjem.models.registry import ModelSpec, build_model
 from atjem.optim import make_optimizer, make_schedule
 from atjem.training_objective import Batch
+from benchmarks.baseline.straightforward import Straightforward
 
 SHAPES = {"wrn-10-1": 8, "wrn-16-2": 8, "resnet-18": 32, "resnet-50": 32, "convnext-tiny": 32}
 CASES = [

@@ -22,6 +22,8 @@ class Squares:
     def __init__(self, pixels: torch.Tensor) -> None:
         self.pixels = pixels
 
+    centre = None
+
     def __len__(self) -> int:
         return len(self.pixels)
 

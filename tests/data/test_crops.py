@@ -130,7 +130,7 @@ def test_a_crop_is_one_resize_of_its_box(mode):
     image = smooth_image(40, 30, mode)
     box = (3, 5, 23, 17)
     got = decode_views(encode_png(image), [lambda width, height: box], 8)[0]
-    assert furthest(got, image.crop(box).resize((8, 8), Image.Resampling.BICUBIC)) <= 1
+    assert furthest(got, image.crop(box).resize((8, 8), Image.Resampling.BILINEAR)) <= 1
 
 
 def test_a_crop_of_whole_pixels_at_its_own_size_is_exact():
@@ -145,7 +145,7 @@ def test_jpeg_crops_are_of_the_decoded_pixels():
     payload = encode_jpeg(smooth_image(640, 480))
     image = Image.open(io.BytesIO(payload)).copy()
     crop = random_crop(3)
-    expected = image.crop(crop(640, 480)).resize((8, 8), Image.Resampling.BICUBIC)
+    expected = image.crop(crop(640, 480)).resize((8, 8), Image.Resampling.BILINEAR)
     assert furthest(decode_views(payload, [crop], 8)[0], expected) <= 1
 
 

@@ -145,7 +145,7 @@ def seen(payload: bytes, box: tuple[float, float, float, float], size: int) -> n
     """What Pillow shows of an image file's box."""
     with Image.open(io.BytesIO(payload)) as image:
         whole = all(side == int(side) for side in box)
-        part = image.crop(box).resize((size, size), Image.Resampling.BICUBIC) if whole else None
+        part = image.crop(box).resize((size, size), Image.Resampling.BILINEAR) if whole else None
         view = np.asarray(part or image.resize((size, size), Image.Resampling.BICUBIC, box=box))
     return view[None] if view.ndim == 2 else view.transpose(2, 0, 1)
 
@@ -201,7 +201,7 @@ def crop_by_hand(pixels: np.ndarray, box: tuple[float, float, float, float]) -> 
     size = pixels.shape[1:]
     return np.stack(
         [
-            np.asarray(Image.fromarray(plane).crop(box).resize(size, Image.Resampling.BICUBIC))
+            np.asarray(Image.fromarray(plane).crop(box).resize(size, Image.Resampling.BILINEAR))
             for plane in pixels
         ]
     )
