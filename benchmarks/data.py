@@ -3,10 +3,10 @@
     python benchmarks/data.py                  all of it: about 6 minutes on 2 cores
     python benchmarks/data.py small large      some of: small, large, prepare, memory, first
 
-small: 32 px images in memory against torchvision's ImageFolder and DataLoader. large: 256 px JPEGs against the
-same, and against loops that only decode. prepare: shards against a loop that decodes, resizes and encodes.
-memory: of preparing ten thousand images and a hundred thousand. first: seconds to the first batch of 1.28 million
-images, from the start and in the middle. Variants take turns, at equal processes (or threads); medians.
+small: 32 px images in memory against torchvision's ImageFolder and DataLoader. large: 256 px JPEGs against
+the same, and against loops that only decode. prepare: shards against a loop that decodes, resizes and encodes.
+memory: of preparing ten thousand images and a hundred thousand. first: seconds to the first batch of 1.28
+million images, from the start and in the middle. Variants take turns, at equal processes (or threads); medians.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -46,6 +47,7 @@ from data.sources import folder_source
 ROUNDS, BATCH = 5, 128
 PARTS = ("small", "large", "prepare", "memory", "first")
 MANY, PER_SHARD = 1_281_167, 1000  # ImageNet's training images, in 1,282 shards
+_STEPS = count()
 Rates = dict[str, Callable[[], int]]
 
 
@@ -87,7 +89,7 @@ def large(folder: Path, processes: int) -> None:
     dataset_job = job(256, short_side=256, encoding="jpg")
     build(folder_source(images), folder / "large-shards", dataset_job, spread=over_processes(processes))
     shards = ShardImages(folder / "large-shards", "train", readers=processes)
-    payloads = [path.read_bytes() for path in sorted(images.rglob("*.jpg"))]
+    payloads = [payload_of(shards, index) for index in range(len(shards))]
     random = [T.RandomResizedCrop(256), T.RandomHorizontalFlip(), T.PILToTensor()]
     test_view = [T.Resize(292, T.InterpolationMode.BICUBIC), T.CenterCrop(256), T.PILToTensor()]
     table(
@@ -161,16 +163,8 @@ def first_batch(place: str, position: str) -> None:
 
 
 def job(size: int, **changes: object) -> Job:
-    return Job(
-        **{
-            "channels": 3,
-            "image_size": size,
-            "seed": 0,
-            "test_fraction": 0.05,
-            "max_bad_fraction": 0.0,
-            **changes,
-        }
-    )  # type: ignore[arg-type]
+    plain = {"channels": 3, "image_size": size, "seed": 0, "test_fraction": 0.05, "max_bad_fraction": 0.0}
+    return Job(**{**plain, **changes})  # type: ignore[arg-type]
 
 
 def stream(images: object, augment: str, batch_size: int = BATCH) -> Stream:
@@ -185,10 +179,9 @@ def stream(images: object, augment: str, batch_size: int = BATCH) -> Stream:
     )
 
 
-def pull(reader: Stream, num_batches: int, counter: Iterator[int] = iter(range(1 << 40))) -> int:
+def pull(reader: Stream, num_batches: int) -> int:
     """New batches each time, so that nothing is read twice in a row."""
-    for _ in range(num_batches):
-        step = next(counter)
+    for step in islice(_STEPS, num_batches):
         reader.view(step, reader.indices(step))
     return num_batches * BATCH
 
@@ -205,6 +198,12 @@ def loader(folder: Path, steps: list[object], processes: int) -> Callable[[], in
         multiprocessing_context="fork",
     )
     return lambda: sum(len(x) for x, _ in batches)
+
+
+def payload_of(shards: ShardImages, index: int) -> bytes:
+    with shards.folder.open(shards.names[shards.shard_of[index]]) as file:
+        file.seek(int(shards.offsets[index]))
+        return file.read(int(shards.sizes[index]))
 
 
 def decode_all(payloads: list[bytes], decode: Callable[[bytes], object], threads: int) -> int:
@@ -304,9 +303,9 @@ def fresh(function: str, *arguments: object) -> str:
 
 def peak_of(code: str) -> float:
     """MB that a process has resident at the most, its imports included."""
-    done = f"from data import build, part, sources; {code}; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    result = subprocess.run([sys.executable, "-c", done], check=True, capture_output=True, text=True)
-    return int(result.stdout) / 1000
+    after = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    command = [sys.executable, "-c", f"from data import build, part, sources; {code}; {after}"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1000
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -39,13 +38,6 @@ class StoredImage:
 
     def __call__(self) -> Image.Image:
         return Image.open(io.BytesIO(self.read()))
-
-
-def is_shards(names: list[str]) -> bool:
-    """Whether the files of a folder are shards: tars, with nothing else beside them but descriptions."""
-    return any(name.endswith(".tar") for name in names) and not any(
-        PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES for name in names
-    )
 
 
 def shards_source(place: Place) -> Source:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.sources import Item, Source, SourceError, folder_source, listing_digest
+from data.archives import archive_source
+from data.cifar import CIFAR, cifar_archive_source, cifar_source
+from data.folders import is_address
+from data.idx import has_idx, idx_source, mnist_source
+from data.imagenet import imagenet_folder, imagenet_source, is_imagenet
+from data.sources import Item, Source, SourceError, folder_source, is_shards
+from data.tables import table_files, table_source
 
 PHOTOGRAPHS = "photographs"  # with '-K': labelled in K classes
-_CIFAR = {
-    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
-    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
-}
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Named:
 
 
 def open_source(name_or_path: str, root: str) -> Source:
-    """The collection of that name, or the folder of that path; a relative path starts at `root`.
+    """The collection of that name, or what lies at that path; a relative path starts at `root`.
 
     Raises SourceError when there is neither, with how to get a named one.
     """
@@ -40,21 +42,55 @@ def open_source(name_or_path: str, root: str) -> Source:
         return photographs_source(num_classes)
     if name_or_path in NAMED:
         return NAMED[name_or_path].open(base)
-    folder = base / Path(name_or_path).expanduser()
-    if not os.path.exists(folder) and os.sep not in name_or_path:
+    if is_address(name_or_path):
+        from data.remote import remote_source
+
+        return remote_source(name_or_path)
+    path = base / Path(name_or_path).expanduser()
+    if not os.path.exists(path) and os.sep not in name_or_path:
         near = get_close_matches(name_or_path, NAMED, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join((*sorted(NAMED), f"{PHOTOGRAPHS}-K"))
         raise SourceError(
-            f"{name_or_path!r} is neither a folder in {base.resolve()} nor one of {known}{hint}"
+            f"{name_or_path!r} is neither a folder in {base.resolve()} nor a file there "
+            f"nor one of {known}{hint}"
         )
-    return folder_source(folder)
+    return path_source(path)
+
+
+def path_source(path: Path) -> Source:
+    """The collection at a path, recognised by its name and by what it holds; else it is a folder of images.
+
+    Raises SourceError when it is none.
+    """
+    for name, (folder, archive) in CIFAR.items():
+        if path.name == folder and path.is_dir():
+            return cifar_source(name, path.parent)
+        if path.name == archive and path.is_file():
+            return cifar_archive_source(name, path)
+    if path.is_file():
+        return table_source(path) if path.suffix.lower() == ".parquet" else archive_source(path)
+    if is_imagenet(path):
+        return imagenet_folder(path)
+    if _holds_shards(path):
+        from data.inplace import shards_source  # brings webdataset, which takes seconds
+
+        return shards_source(path)
+    if table_files(path):
+        return table_source(path)
+    return idx_source(path) if has_idx(path) else folder_source(path)
+
+
+def _holds_shards(path: Path) -> bool:
+    """Tars beside each other and no image: WebDataset."""
+    return path.is_dir() and is_shards([file.name for file in path.iterdir()])
 
 
 def digits_source(_: Path = Path()) -> Source:
-    """scikit-learn's bundled test set of 1,797 handwritten digits (8x8 grey, UCI; no download).
+    """scikit-learn's bundled test set of 1,797 handwritten digits (8x8 grey; no download).
 
-    Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits; values 0-16 are spread to 0-255.
+    Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI repository (CC BY 4.0),
+    https://archive.ics.uci.edu/dataset/80; values 0-16 are spread to 0-255.
     """
     import numpy as np
     import sklearn
@@ -71,83 +107,23 @@ def digits_source(_: Path = Path()) -> Source:
     return Source("digits", f"scikit-learn-{sklearn.__version__}", load)
 
 
-def cifar_source(name: str, root: Path) -> Source:
-    """CIFAR's official python version, unpacked in `root` (Krizhevsky 2009): 32x32, 50,000 + 10,000 images.
-
-    Opened through torchvision, which verifies the published MD5 sums. Raises SourceError when it is missing
-    or differs from the published files.
-    """
-    folder, archive = _CIFAR[name]
-    url = f"https://www.cs.toronto.edu/~kriz/{archive}"
-    if not (root / folder).is_dir():
-        place = root.resolve()
-        if (root / archive).is_file():
-            raise SourceError(f"{place / archive} is still packed; unpack it: tar -xzf {archive} -C {place}")
-        raise SourceError(
-            f"{place / folder} does not exist; download {url} and unpack it there, "
-            "set data.root to its place, or give a folder of class folders"
-        )
-    listed = [(path.name, *_size_and_time(path)) for path in sorted((root / folder).iterdir())]
-    return Source(name, listing_digest(listed), partial(_cifar_items, name, root, url))
-
-
-def _cifar_items(name: str, root: Path, url: str) -> tuple[Item, ...]:
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    items: list[Item] = []
-    for split in ("train", "test"):
-        try:
-            cifar = (CIFAR10 if name == "cifar10" else CIFAR100)(str(root), train=split == "train")
-        except RuntimeError as error:  # torchvision's word for a file that is missing or altered
-            raise SourceError(f"{name} in {root.resolve()} differs from {url}; unpack it again") from error
-        labels = [cifar.classes[target] for target in cifar.targets]
-        items += [
-            Item(f"{split}/{index:05d}", label, split, partial(Image.fromarray, cifar.data[index]))
-            for index, label in enumerate(labels)
-        ]
-    return tuple(items)
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def imagenet_source(root: Path) -> Source:
-    """ImageNet-1k in `root`/imagenet: train/ and val/ with a folder a class (Russakovsky et al. 2015)."""
-    folder = root / "imagenet"
-    source = _own_folder(
-        folder,
-        "get ImageNet-1k from https://image-net.org (account, non-commercial terms) and put train/ and val/ "
-        "there, a folder a class in each, or set data.root",
-    )
-    if loose := [
-        item.name for item, label in zip(source.items, source.labels, strict=True) if label is None
-    ]:  # as val/ and test/ are unpacked
-        raise SourceError(
-            f"{folder.resolve()}: {len(loose)} images lie outside a class folder ({loose[0]}, say); "
-            "sort val/ into a folder a class, as train/ is, and take test/ away"
-        )
-    return source
-
-
 def openimages_source(root: Path) -> Source:
-    """Natural images of other things than the classes, in `root`/openimages, alone or in train/ and test/."""
-    return _own_folder(
-        root / "openimages",
-        "put natural images without your classes there (Open Images, "
-        "https://storage.googleapis.com/openimages/web, say), set data.root or give another folder",
-    )
+    """Natural images of other things than the classes, in `root`/openimages, alone or in train/ and test/.
 
-
-def _own_folder(folder: Path, how_to_get: str) -> Source:
+    From Open Images, say (Kuznetsova et al. 2020): listed as CC BY 2.0, annotations CC BY 4.0. No checksum of
+    a part of it is published.
+    """
+    folder = root / "openimages"
     if not folder.is_dir():
-        raise SourceError(f"{folder.resolve()} does not exist; {how_to_get}")
+        raise SourceError(
+            f"{folder.resolve()} does not exist; put natural images without your classes there (Open Images, "
+            "https://storage.googleapis.com/openimages/web, say), set data.root or give another folder"
+        )
     return folder_source(folder)
 
 
 def photographs_source(num_classes: int) -> Source:
-    """120 overlapping crops of the two photographs that ship with scikit-learn, dealt out to classes.
+    """120 overlapping crops of the two photographs of scikit-learn (CC BY 2.0), dealt out to classes.
 
     No class means anything: they only let a pipeline be tried at any image size without a download.
     """
@@ -189,6 +165,8 @@ NAMED: dict[str, Named] = {
     "digits": Named(digits_source, 10),
     "cifar10": Named(partial(cifar_source, "cifar10"), 10),
     "cifar100": Named(partial(cifar_source, "cifar100"), 100),
+    "mnist": Named(partial(mnist_source, "mnist"), 10),
+    "fashion-mnist": Named(partial(mnist_source, "fashion-mnist"), 10),
     "imagenet": Named(imagenet_source, 1000),
     "openimages": Named(openimages_source, 0),
 }

@@ -158,6 +158,12 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def is_shards(names: Iterable[str]) -> bool:
+    """Whether a folder's files are WebDataset shards: tars, and no image beside them."""
+    names = list(names)
+    return any(name.endswith(".tar") for name in names) and not any(map(is_image, names))
+
+
 def listing_digest(listed: Iterable[tuple[str, int, int]]) -> str:
     """Of (relative path, size, mtime) triples in their order."""
     digest = hashlib.sha256()

@@ -51,7 +51,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def _decode(payload: bytes) -> Tensor:
-    """(C, H, W) uint8. Torch and Pillow decode JPEG by the same library, to the same pixels; torch is faster."""
+    """(C, H, W) uint8. Torch and Pillow decode JPEG by the same library to the same pixels, torch faster."""
     if payload.startswith(_JPEG):
         return decode_jpeg(torch.frombuffer(bytearray(payload), dtype=torch.uint8), ImageReadMode.UNCHANGED)
     return torch.from_numpy(decode_pixels(payload).copy())

@@ -36,10 +36,12 @@ class Section(BaseModel):
 class Data(Section):
     in_: str = Field(
         alias="in",
-        description="images to learn: digits, cifar10, cifar100, imagenet or a folder of class folders",
+        description="images to learn: a name (digits, cifar10, cifar100, mnist, fashion-mnist, imagenet), or "
+        "class folders, an archive of them, Parquet files or WebDataset shards, by path or address",
     )
     ood: str = Field(
-        "noise-smooth", description="seeds: noise-smooth, noise-uniform, openimages or a folder of images"
+        "noise-smooth",
+        description="seeds: noise-smooth, noise-uniform, openimages, or images as for `in`, without labels",
     )
     root: str = Field(".", description="where named collections and relative paths of `in` and `ood` start")
     image_size: Annotated[int, Field(ge=1, le=4096)] = Field(

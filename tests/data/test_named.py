@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from data.build import build
 from data.named import NAMED, digits_source, open_source, photograph_classes
-from data.prepare import Job, prepare
+from data.part import Job
 from data.sources import Source, SourceError
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -108,7 +109,7 @@ def test_cifars_labels_keep_their_published_numbers(cifar):
 def test_cifar_becomes_shards_by_its_own_split(cifar, tmp_path):
     name, root, written = cifar
     (tmp_path / "out").mkdir()
-    dataset = prepare(open_source(name, str(root)), tmp_path / "out", Job(3, 32, 0, 0.5, 0.0))
+    dataset = build(open_source(name, str(root)), tmp_path / "out", Job(3, 32, 0, 0.5, 0.0))
     assert dataset.counts == {split: len(rows) for split, (rows, _) in written.items()}
     train = written["train"][0].reshape(-1, 3, 1024) / 255
     assert dataset.mean == pytest.approx(train.mean(axis=(0, 2)), abs=1e-6)

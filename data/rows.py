@@ -1,0 +1,143 @@
+"""Rows of image tables: parquet files by row group, Arrow stream files mapped into memory."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from data.sources import SourceError
+
+_CACHED_BYTES = 256 << 20  # of decoded row groups a process keeps, for rows come in shuffled order
+_cached: dict[tuple[str, int, str], pa.ChunkedArray] = {}
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """What goes wrong inside becomes a SourceError that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(
+            f"{file} is truncated, damaged or no such table ({reason}); get it again"
+        ) from error
+
+
+def read_schema(file: Path) -> pa.Schema:
+    with reading(file):
+        return pq.read_schema(file) if _is_parquet(file) else _mapped(str(file)).schema
+
+
+def group_sizes(file: Path) -> list[int]:
+    """Rows of each row group; an Arrow file is one group."""
+    with reading(file):
+        if not _is_parquet(file):
+            return [_mapped(str(file)).num_rows]
+        metadata = pq.read_metadata(file)
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def read_column(file: Path, column: str) -> pa.ChunkedArray:
+    """A whole column, for labels."""
+    with reading(file):
+        if not _is_parquet(file):
+            return _mapped(str(file))[column]
+        return pq.read_table(file, columns=[column], use_threads=False, partitioning=None)[column]
+
+
+def paths_without_bytes(file: Path, column: str) -> Iterator[str]:
+    """The paths of images that a struct column holds as a path alone."""
+    with reading(file):
+        for group in _groups_with_nulls(file, column):
+            images = (
+                _read_group(str(file), group, column) if _is_parquet(file) else _mapped(str(file))[column]
+            )
+            if pa.types.is_struct(images.type) and images.type.get_field_index("path") >= 0:
+                alone = pc.is_null(pc.struct_field(images, "bytes"))
+                paths = pc.struct_field(images, "path").filter(alone)
+                yield from (path for path in paths.to_pylist() if path is not None)
+
+
+def _groups_with_nulls(file: Path, column: str) -> list[int]:
+    """Row groups whose statistics do not rule out that images are missing."""
+    if not _is_parquet(file):
+        return [0]
+    metadata = pq.read_metadata(file)
+    names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    if f"{column}.bytes" not in names:
+        return []
+    number = names.index(f"{column}.bytes")
+    statistics = [
+        metadata.row_group(group).column(number).statistics for group in range(metadata.num_row_groups)
+    ]
+    return [
+        group
+        for group, known in enumerate(statistics)
+        if known is None or not known.has_null_count or known.null_count
+    ]
+
+
+def open_row(root: str, file: str, group: int, column: str, row: int) -> Image.Image:
+    """The image of a row of a group. Raises OSError when it cannot be read."""
+    try:
+        images = _cached_group(file, group, column) if _is_parquet(Path(file)) else _mapped(file)[column]
+        value = images[row].as_py()
+    except pa.ArrowException as error:
+        raise OSError(f"damaged in the table ({error})") from error
+    payload = value["bytes"] if isinstance(value, dict) else value
+    path = value.get("path") if isinstance(value, dict) else None
+    if payload is not None:
+        return Image.open(io.BytesIO(payload))
+    if path is None:
+        raise OSError("the row has no image")
+    return Image.open(path_inside(Path(root), path, Path(file)))
+
+
+def path_inside(root: Path, path: str, file: Path) -> Path:
+    """A path that a table holds, which starts at `root`. Raises SourceError where it leads out or nowhere."""
+    folder = root.resolve()
+    place = (folder / path).resolve()
+    if not place.is_relative_to(folder) or not place.is_file():
+        raise SourceError(
+            f"{file} has the path {path} in place of an image, which is no file in {folder}; put it there or "
+            "give a table that holds the images"
+        )
+    return place
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.suffix.lower() == ".parquet"
+
+
+@lru_cache(maxsize=1024)
+def _mapped(file: str) -> pa.Table:
+    """Costs address space, not memory."""
+    with pa.memory_map(file) as source:
+        return pa.ipc.open_stream(source).read_all()
+
+
+def _cached_group(file: str, group: int, column: str) -> pa.ChunkedArray:
+    """The least recently used row groups go first. Threads that meet here read twice at worst."""
+    key = (file, group, column)
+    images = _cached.pop(key, None)
+    if images is None:
+        images = _read_group(*key)
+        sizes = {other: held.nbytes for other, held in list(_cached.items())}
+        while sizes and sum(sizes.values()) + images.nbytes > _CACHED_BYTES:
+            oldest = next(iter(sizes))
+            del sizes[oldest]
+            _cached.pop(oldest, None)
+    _cached[key] = images
+    return images
+
+
+def _read_group(file: str, group: int, column: str) -> pa.ChunkedArray:
+    # Without threads: after a fork Arrow's pool would not be there.
+    with pq.ParquetFile(file) as table:
+        return table.read_row_group(group, columns=[column], use_threads=False)[column]
