@@ -4,9 +4,9 @@
     python benchmarks/data.py small large      some of: small, large, prepare, memory, first
 
 small: 32 px images in memory against torchvision's ImageFolder and DataLoader. large: 256 px JPEGs against
-the same, and against loops that only decode. prepare: shards against a loop that decodes, resizes and encodes.
+the same, and against loops that only decode. prepare: shards against a loop that decodes, resizes, encodes.
 memory: of preparing ten thousand images and a hundred thousand. first: seconds to the first batch of 1.28
-million images, from the start and in the middle. Variants take turns, at equal processes (or threads); medians.
+million images, from the start and in the middle. Variants take turns, at equal processes or threads; medians.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import count, islice
@@ -136,8 +136,8 @@ def memory(folder: Path, processes: int) -> None:
         images = make_pictures(folder / f"memory-{num}", num, (8, 8), quality=75)
         code = (
             "from pathlib import Path; from data.build import build; from data.part import Job;"
-            "from data.sources import folder_source;"
-            f"build(folder_source({str(images)!r}), Path({str(folder / f'out-{num}')!r}), Job(3, 8, 0, 0.1, 0.0))"
+            f"from data.sources import folder_source; images = folder_source({str(images)!r});"
+            f"build(images, Path({str(folder / f'out-{num}')!r}), Job(3, 8, 0, 0.1, 0.0))"
         )
         peak = peak_of(code)
         print(f"  {num:>7,} images{peak:>10.0f} MB{peak - base:>10.0f} MB")
