@@ -36,13 +36,13 @@ from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from data.batches import Stream
+from data.batches import Stream, paired_views
 from data.build import build, over_processes
 from data.images import ShardImages, open_images
-from data.named import photographs_source
 from data.part import Job
 from data.shards import MANIFEST_FILE, SCHEMA, Dataset
-from data.sources import folder_source
+from data.sources.base import folder_source
+from data.sources.named import photographs_source
 
 ROUNDS, BATCH = 5, 128
 PARTS = ("small", "large", "prepare", "memory", "first")
@@ -108,6 +108,14 @@ def large(folder: Path, processes: int) -> None:
             "shards (ours)": partial(pull, stream(shards, "flip"), 6),
         },
     )
+    streams = stream(shards, "rrc+flip"), stream(shards, "flip")
+    table(
+        "256 px JPEG, both terms of stage 2",
+        {
+            "two independent streams (published)": partial(pull_both, streams, 6),
+            "data.paired_views=true": partial(pull_pairs, streams, 6),
+        },
+    )
 
 
 def prepare(folder: Path, processes: int) -> None:
@@ -136,7 +144,7 @@ def memory(folder: Path, processes: int) -> None:
         images = make_pictures(folder / f"memory-{num}", num, (8, 8), quality=75)
         code = (
             "from pathlib import Path; from data.build import build; from data.part import Job;"
-            f"from data.sources import folder_source; images = folder_source({str(images)!r});"
+            f"from data.sources.base import folder_source; images = folder_source({str(images)!r});"
             f"build(images, Path({str(folder / f'out-{num}')!r}), Job(3, 8, 0, 0.1, 0.0))"
         )
         peak = peak_of(code)
@@ -198,6 +206,19 @@ def loader(folder: Path, steps: list[object], processes: int) -> Callable[[], in
         multiprocessing_context="fork",
     )
     return lambda: sum(len(x) for x, _ in batches)
+
+
+def pull_both(readers: tuple[Stream, Stream], num_batches: int) -> int:
+    for step in islice(_STEPS, num_batches):
+        for reader, other in zip(readers, (0, 1), strict=True):
+            reader.view(step, reader.indices(step + other))
+    return num_batches * BATCH
+
+
+def pull_pairs(readers: tuple[Stream, Stream], num_batches: int) -> int:
+    for step in islice(_STEPS, num_batches):
+        paired_views(readers, step, readers[0].indices(step))
+    return num_batches * BATCH
 
 
 def payload_of(shards: ShardImages, index: int) -> bytes:

@@ -21,7 +21,7 @@ from data.folders import PARTS, UNFINISHED, Folder, LocalFolder, Place, as_folde
 from data.identical import Contents
 from data.part import Histogram, Job, Part, ShardTask, read_part_rows
 from data.shards import DATASET_FILE, MANIFEST_FILE, Dataset, ManifestWriter, shard_name, stored_size
-from data.sources import Source, SourceError
+from data.sources.base import Source, SourceError
 from data.splits import Indices, split_items
 
 Progress = Callable[[int, int], None]

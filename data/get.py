@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 import typer
 
-from data.download import Downloader
-from data.openimages import BUCKET, FOLDER, Crew, ListError, Seed, TroubleError, plan
-from data.published import PUBLISHED, PublishedError, fetch_published
-from data.rate import TokenBucket
+from data.fetching.download import Downloader
+from data.fetching.openimages import BUCKET, FOLDER, Crew, ListError, Seed, TroubleError, plan
+from data.fetching.published import PUBLISHED, PublishedError, fetch_published
+from data.fetching.rate import TokenBucket
+from data.fetching.tally import FAILED_FILE, Tally, Watch
 from data.redact import redact
-from data.tally import FAILED_FILE, Tally, Watch
 
 _IMAGENET = (
     "it needs an account: sign in at https://image-net.org/download.php, agree to its terms (non-commercial "

@@ -14,9 +14,9 @@ from PIL import Image
 
 from data.decode import ENCODERS, UndecodableError, read_as_is, read_frame, read_square
 from data.folders import PARTS, Folder
-from data.inplace import StoredImage
 from data.shards import Encoded, Row, make_row, to_table, write_shard
-from data.sources import Item
+from data.sources.base import Item
+from data.sources.inplace import StoredImage
 
 _META = b"part"
 Histogram = np.ndarray[tuple[int, ...], np.dtype[np.int64]]

@@ -15,11 +15,11 @@ from rich.progress import Progress
 from data.build import SMALL, BadImagesError, build, here, over_processes
 from data.decode import ENCODERS
 from data.folders import FolderError
-from data.named import NAMED, PHOTOGRAPHS, open_source
 from data.part import Job
 from data.redact import redact
 from data.shards import Dataset
-from data.sources import Source, SourceError
+from data.sources.base import Source, SourceError
+from data.sources.named import NAMED, PHOTOGRAPHS, open_source
 
 _LARGEST = 4096  # pixels a side
 _NAMES = f"a name ({', '.join((*sorted(NAMED), f'{PHOTOGRAPHS}-K'))})"

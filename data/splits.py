@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.sources import Source
+from data.sources.base import Source
 
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 

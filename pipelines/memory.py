@@ -4,7 +4,7 @@ from typing import Any
 
 from atjem.models.footprint import footprint, training_bytes
 from atjem.models.names import parse_convnext
-from data.named import NAMED
+from data.sources.named import NAMED
 from pipelines.settings import Settings, Stage
 
 _UNKNOWN_CLASSES = 1000  # of a folder that has not been read: the last layer is small beside the rest

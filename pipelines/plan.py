@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.named import open_source
-from data.noise_names import KINDS
-from data.sources import SourceError
+from data.sources.base import SourceError
+from data.sources.named import open_source
+from data.sources.noise_names import KINDS
 from pipelines.checkpoints import checkpoint_steps, finished_shards
 from pipelines.files import path_exists
 from pipelines.fingerprint import ROOT, changes, code_digests, digest, library_versions

@@ -16,9 +16,9 @@ from atjem.checkpoint_files import unusable_start
 from atjem.models.footprint import PUBLISHED
 from data.augment_text import parse_augment
 from data.decode import UndecodableError, read_square
-from data.named import open_source, photograph_classes
-from data.noise_names import KINDS
-from data.sources import Item, Source, SourceError
+from data.sources.base import Item, Source, SourceError
+from data.sources.named import open_source, photograph_classes
+from data.sources.noise_names import KINDS
 from pipelines.files import path_exists, read_json
 from pipelines.problems import Problem
 from pipelines.settings import Settings

@@ -5,9 +5,9 @@ What comes out is no result: fingerprints are salted, metrics prefixed, the runs
 
 from typing import Any
 
-from data.named import NAMED, PHOTOGRAPHS, open_source
-from data.noise_names import KINDS
-from data.sources import SourceError
+from data.sources.base import SourceError
+from data.sources.named import NAMED, PHOTOGRAPHS, open_source
+from data.sources.noise_names import KINDS
 from pipelines.files import path_exists
 from pipelines.settings import Settings, Stage
 

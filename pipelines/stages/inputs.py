@@ -8,10 +8,10 @@ from torch import Tensor
 
 from atjem.models.registry import ModelSpec
 from data.images import Images, open_images
-from data.noise import NoiseImages
-from data.noise_names import KINDS
 from data.rng import stream_seed
 from data.shards import Dataset
+from data.sources.noise import NoiseImages
+from data.sources.noise_names import KINDS
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings

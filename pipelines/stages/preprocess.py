@@ -8,10 +8,10 @@ from typing import Any
 import ray
 
 from data.build import SMALL, build, here
-from data.named import open_source
-from data.noise_names import KINDS
 from data.part import Job, Part, ShardTask
-from data.sources import Source, SourceError
+from data.sources.base import Source, SourceError
+from data.sources.named import open_source
+from data.sources.noise_names import KINDS
 from pipelines.context import StageContext
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from atjem.fidelity import FeatureMoments, Statistics, extract, frechet_distance
 from atjem.sampling import quantize, sample_at
 from data.images import Images, Indices
-from data.noise_names import KINDS
 from data.rng import stream_seed
+from data.sources.noise_names import KINDS
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, read_dataset, seed_images
 from pipelines.stages.reference_stats import open_extractor

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.archives import archive_source
 from data.decode import UndecodableError, read_square
-from data.members import open_packed, open_span
-from data.named import open_source
-from data.scratch import write_scratch
-from data.sources import Item, SourceError
+from data.sources.archives import archive_source
+from data.sources.base import Item, SourceError
+from data.sources.members import open_packed, open_span
+from data.sources.named import open_source
+from data.sources.scratch import write_scratch
 
 TAR_MODES = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}
 SUFFIXES = [".zip", *TAR_MODES]
@@ -367,7 +367,7 @@ def test_missing_file_and_other_kinds_are_refused(tmp_path):
 def test_scratch_goes_with_the_process_that_made_it(tmp_path):
     archive = write_archive(tmp_path / "x.tgz", ["a/1.png"])
     code = (
-        "import sys, os; from data.archives import archive_source; from pathlib import Path\n"
+        "import sys, os; from data.sources.archives import archive_source; from pathlib import Path\n"
         "source = archive_source(sys.argv[1], sys.argv[2]); source.items[0].open().load()\n"
         "assert len(os.listdir(sys.argv[2])) == 1\n"
         "if sys.argv[3] == 'killed': os.kill(os.getpid(), 9)\n"

@@ -382,7 +382,8 @@ def test_draws_are_a_function_of_seed_and_step():
 
 def test_views_are_the_same_in_every_process(run_python):
     code = (
-        "import hashlib, torch; from data.augment import Augmentation; from data.noise import NoiseImages;"
+        "import hashlib, torch; from data.augment import Augmentation;"
+        "from data.sources.noise import NoiseImages;"
         "augmentation = Augmentation.parse('rrc+flip+autoaugment+cutout3'); torch.manual_seed(9);"
         "images = NoiseImages('noise-smooth', 0, 3, 16); drawn = augmentation.draw(8, 1, 2);"
         "view = augmentation.view(images, range(8), drawn).numpy().tobytes();"

@@ -21,7 +21,7 @@ from data.folders import PARTS, as_folder
 from data.images import ShardImages, open_images
 from data.part import Job
 from data.shards import DATASET_FILE, read_manifest
-from data.sources import Item, Source, SourceError, folder_source
+from data.sources.base import Item, Source, SourceError, folder_source
 
 
 def job(**changes) -> Job:

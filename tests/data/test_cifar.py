@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR100
 
-from data.named import open_source
-from data.sources import SourceError
+from data.sources.base import SourceError
+from data.sources.named import open_source
 
 ARCHIVE, FOLDER = "cifar-100-python.tar.gz", "cifar-100-python"
 NAMES = [f"thing{number:02d}" for number in range(100)]

@@ -17,8 +17,8 @@ import pytest
 import typer
 from torchvision import datasets
 
+from data.fetching.openimages import BUCKET
 from data.get import main
-from data.openimages import BUCKET
 
 
 def get(name: str, root: Path, **options: object) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from torchvision.datasets import MNIST, FashionMNIST
 
-from data.idx import idx_source
-from data.named import NAMED, open_source
-from data.sources import SourceError
+from data.sources.base import SourceError
+from data.sources.idx import idx_source
+from data.sources.named import NAMED, open_source
 
 DIGITS = [str(digit) for digit in range(10)]
 COUNTS = {"train": 12, "t10k": 5}

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from data.imagenet import imagenet_folder
-from data.named import open_source
-from data.sources import Item, SourceError
+from data.sources.base import Item, SourceError
+from data.sources.imagenet import imagenet_folder
+from data.sources.named import open_source
 
 WNIDS = ["n03", "n01", "n02"]  # of ids 1, 2, 3: not in their order
 TRUTH = [2, 3, 1, 1, 2]

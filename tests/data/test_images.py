@@ -16,7 +16,7 @@ from data.crops import centre_crop, random_crop
 from data.images import MemoryImages, ShardImages, crop_each, open_images
 from data.part import Job
 from data.shards import MANIFEST_FILE
-from data.sources import folder_source
+from data.sources.base import folder_source
 from data.views import to_image
 
 KINDS = [MemoryImages, ShardImages]

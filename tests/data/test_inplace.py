@@ -13,10 +13,10 @@ from data.build import build
 from data.check import find_damage
 from data.folders import as_folder
 from data.images import ShardImages, open_images
-from data.inplace import shards_source
 from data.part import Job
 from data.shards import Dataset, read_manifest
-from data.sources import SourceError, is_shards
+from data.sources.base import SourceError, is_shards
+from data.sources.inplace import shards_source
 
 JOB = Job(3, 16, 0, 0.25, 0.0)
 

@@ -12,9 +12,9 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from data.build import build
-from data.named import NAMED, digits_source, open_source, photograph_classes
 from data.part import Job
-from data.sources import Source, SourceError
+from data.sources.base import Source, SourceError
+from data.sources.named import NAMED, digits_source, open_source, photograph_classes
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}

@@ -6,8 +6,8 @@ import torch
 
 from data.crops import random_crop
 from data.images import crop_each
-from data.noise import NoiseImages
-from data.noise_names import KINDS
+from data.sources.noise import NoiseImages
+from data.sources.noise_names import KINDS
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 

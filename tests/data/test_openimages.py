@@ -22,12 +22,12 @@ import pytest
 from PIL import Image
 
 import data
-import data.openimages as openimages
-from data.download import Downloader
-from data.openimages import Crew, ListError, Seed, TroubleError, plan
-from data.rate import Stopped, TokenBucket
-from data.sources import folder_source
-from data.tally import Tally, Watch
+import data.fetching.openimages as openimages
+from data.fetching.download import Downloader
+from data.fetching.openimages import Crew, ListError, Seed, TroubleError, plan
+from data.fetching.rate import Stopped, TokenBucket
+from data.fetching.tally import Tally, Watch
+from data.sources.base import folder_source
 
 ROOT = Path(data.__file__).parents[1]
 

@@ -17,11 +17,11 @@ from PIL import Image
 
 from data.build import BadImagesError, build
 from data.decode import decode_pixels
-from data.named import NAMED, digits_source, open_source
 from data.part import Job
 from data.prepare import main
 from data.shards import Dataset, read_manifest
-from data.sources import Item, Source, folder_source
+from data.sources.base import Item, Source, folder_source
+from data.sources.named import NAMED, digits_source, open_source
 
 
 def job(**changes: object) -> Job:

@@ -17,10 +17,10 @@ import data
 from data.batches import Stream, paired_views
 from data.build import build
 from data.images import Images, ShardImages, open_images
-from data.noise import NoiseImages
 from data.part import Job
 from data.shards import MANIFEST_FILE, SCHEMA, Dataset, read_manifest
-from data.sources import folder_source
+from data.sources.base import folder_source
+from data.sources.noise import NoiseImages
 from data.stream import rank_slice
 
 ROOT = Path(data.__file__).parents[1]

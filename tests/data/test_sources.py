@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.sources import Item, Source, SourceError, folder_source
+from data.sources.base import Item, Source, SourceError, folder_source
 
 LAYOUTS = {
     "class folders": {

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data import rows
 from data.decode import UndecodableError, read_square
-from data.named import open_source
-from data.sources import Item, SourceError
-from data.tables import table_source
+from data.sources import rows
+from data.sources.base import Item, SourceError
+from data.sources.named import open_source
+from data.sources.tables import table_source
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 NAMES = ["zebra", "ant", "cat with 'quotes' 猫"]

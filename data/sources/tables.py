@@ -18,8 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.rows import group_sizes, open_row, path_inside, paths_without_bytes, read_column, read_schema
-from data.sources import Listing, Opener, Source, SourceError, is_image, listing_digest, split_folders
+from data.sources.base import Listing, Opener, Source, SourceError, is_image, listing_digest, split_folders
+from data.sources.rows import (
+    group_sizes,
+    open_row,
+    path_inside,
+    paths_without_bytes,
+    read_column,
+    read_schema,
+)
 
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "bytes")
 _LABEL_NAMES = ("label", "labels", "class", "fine_label", "target")

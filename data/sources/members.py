@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.sources import SourceError, is_image
+from data.sources.base import SourceError, is_image
 
 Member = tuple[str, *tuple[int, ...]]  # a name, then the numbers that say where its bytes are
 _LARGEST = 2**30  # bytes of an image file

@@ -8,9 +8,9 @@ import pyarrow as pa
 from PIL import Image
 
 from data.folders import FolderError, ObjectFolder, as_folder
-from data.inplace import shards_source
 from data.redact import redact
-from data.sources import Opener, Source, SourceError, is_image, is_shards, split_folders, tree_items
+from data.sources.base import Opener, Source, SourceError, is_image, is_shards, split_folders, tree_items
+from data.sources.inplace import shards_source
 
 
 def remote_source(address: str) -> Source:

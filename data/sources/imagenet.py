@@ -13,8 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from data.members import open_span, tar_members
-from data.sources import Item, Listing, Opener, Source, SourceError, folder_source, is_image, listing_digest
+from data.sources.base import (
+    Item,
+    Listing,
+    Opener,
+    Source,
+    SourceError,
+    folder_source,
+    is_image,
+    listing_digest,
+)
+from data.sources.members import open_span, tar_members
 
 _TRAIN, _VAL, _DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
 _META, _TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"

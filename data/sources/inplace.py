@@ -15,7 +15,7 @@ from PIL import Image
 from data.folders import Folder, LocalFolder, Place, as_folder
 from data.redact import has_secrets
 from data.shards import DATASET_FILE, Dataset
-from data.sources import IMAGE_SUFFIXES, Listing, Opener, Source, SourceError
+from data.sources.base import IMAGE_SUFFIXES, Listing, Opener, Source, SourceError
 
 _SPLIT = re.compile(r"(?P<train>train)|(?P<test>test|val)", re.IGNORECASE)
 _LARGEST_LABEL = 1 << 20  # bytes

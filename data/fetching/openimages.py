@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from data.download import Downloader, DownloadError
-from data.rate import Stopped
-from data.tally import Tally
+from data.fetching.download import Downloader, DownloadError
+from data.fetching.rate import Stopped
+from data.fetching.tally import Tally
 
 BUCKET = "https://open-images-dataset.s3.amazonaws.com"
 FOLDER = "openimages"

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from data.sources import Item, Source, SourceError, listing_digest
+from data.sources.base import Item, Source, SourceError, listing_digest
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 CIFAR = {  # by name: the folder, and the archive it comes in
@@ -32,8 +32,8 @@ def cifar_source(name: str, root: Path) -> Source:
         if (root / archive).is_file():
             raise SourceError(f"{place / archive} is still packed; unpack it: tar -xzf {archive} -C {place}")
         raise SourceError(
-            f"{place / folder} does not exist; download {url} and unpack it there, "
-            "set data.root to its place, or give a folder of class folders"
+            f"{place / folder} does not exist; run python -m data.get {name} --root {root}, or download "
+            f"{url} and unpack it there, or set data.root to its place, or give a folder of class folders"
         )
     listed = [(path.name, *_size_and_time(path)) for path in sorted((root / folder).iterdir())]
     return Source(name, listing_digest(listed), partial(_cifar_items, name, root, url))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.error import HTTPError
 
-from data.rate import Meter, TokenBucket
+from data.fetching.rate import Meter, TokenBucket
 
 _CHUNK = 1 << 16
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 600.0  # seconds

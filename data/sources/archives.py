@@ -1,7 +1,7 @@
 """Archives of images: .zip and .tar are read in place, a compressed .tar is unpacked once to a scratch file.
 
-The tree inside follows a folder's rules (`data.sources`). Folders that wrap all of it, as `tar czf x.tgz x`
-makes, are looked through as long as images lie three levels deep (top/class/image, top/train/class/image):
+The tree inside follows a folder's rules (`data.sources.base`). Folders that wrap all of it, as
+`tar czf x.tgz x` makes, are looked through as long as images lie three levels deep (top/class/image, top/train/class/image):
 class/image alone keeps its class, and train/class/image its split. Hidden files and names with `..` are
 passed over, a leading `/` is dropped, and of a name that occurs twice the last one counts.
 """
@@ -24,9 +24,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from data.members import Member, open_packed, open_span, tar_members, zip_members
-from data.scratch import write_scratch
-from data.sources import (
+from data.sources.base import (
     IMAGE_SUFFIXES,
     Listing,
     Opener,
@@ -37,6 +35,8 @@ from data.sources import (
     split_folders,
     tree_items,
 )
+from data.sources.members import Member, open_packed, open_span, tar_members, zip_members
+from data.sources.scratch import write_scratch
 
 _UNPACKERS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys((".tar.gz", ".tgz"), gzip.open),

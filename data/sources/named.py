@@ -11,13 +11,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.archives import archive_source
-from data.cifar import CIFAR, cifar_archive_source, cifar_source
 from data.folders import is_address
-from data.idx import has_idx, idx_source, mnist_source
-from data.imagenet import imagenet_folder, imagenet_source, is_imagenet
-from data.sources import Item, Source, SourceError, folder_source, is_shards
-from data.tables import table_files, table_source
+from data.sources.archives import archive_source
+from data.sources.base import Item, Source, SourceError, folder_source, is_shards
+from data.sources.cifar import CIFAR, cifar_archive_source, cifar_source
+from data.sources.idx import has_idx, idx_source, mnist_source
+from data.sources.imagenet import imagenet_folder, imagenet_source, is_imagenet
+from data.sources.tables import table_files, table_source
 
 PHOTOGRAPHS = "photographs"  # with '-K': labelled in K classes
 
@@ -43,7 +43,7 @@ def open_source(name_or_path: str, root: str) -> Source:
     if name_or_path in NAMED:
         return NAMED[name_or_path].open(base)
     if is_address(name_or_path):
-        from data.remote import remote_source
+        from data.sources.remote import remote_source
 
         return remote_source(name_or_path)
     path = base / Path(name_or_path).expanduser()
@@ -73,7 +73,7 @@ def path_source(path: Path) -> Source:
     if is_imagenet(path):
         return imagenet_folder(path)
     if _holds_shards(path):
-        from data.inplace import shards_source  # brings webdataset, which takes seconds
+        from data.sources.inplace import shards_source  # brings webdataset, which takes seconds
 
         return shards_source(path)
     if table_files(path):
@@ -117,7 +117,8 @@ def openimages_source(root: Path) -> Source:
     if not folder.is_dir():
         raise SourceError(
             f"{folder.resolve()} does not exist; put natural images without your classes there (Open Images, "
-            "https://storage.googleapis.com/openimages/web, say), set data.root or give another folder"
+            "https://storage.googleapis.com/openimages/web, say, by python -m data.get openimages "
+            f"--root {root} --list FILE), set data.root or give another folder"
         )
     return folder_source(folder)
 

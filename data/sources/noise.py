@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.images import Crops, Indices, crop_each
-from data.noise_names import KINDS
+from data.sources.noise_names import KINDS
 
 _COARSE = 2  # a smooth image is this many values a side, spread by bilinear interpolation
 

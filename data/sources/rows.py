@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data.sources import SourceError
+from data.sources.base import SourceError
 
 _CACHED_BYTES = 256 << 20  # of decoded row groups a process keeps, for rows come in shuffled order
 _cached: dict[tuple[str, int, str], pa.ChunkedArray] = {}

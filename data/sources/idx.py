@@ -11,7 +11,7 @@ from typing import IO, cast
 import numpy as np
 from PIL import Image
 
-from data.sources import Listing, Opener, Source, SourceError, listing_digest
+from data.sources.base import Listing, Opener, Source, SourceError, listing_digest
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -47,7 +47,7 @@ def mnist_source(name: str, root: Path) -> Source:
         raise SourceError(
             f"{(folder or root / name).resolve()} lacks train-images-idx3-ubyte.gz, "
             "train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz or t10k-labels-idx1-ubyte.gz; "
-            f"download the four from {url}, "
+            f"run python -m data.get {name} --root {root}, or download the four from {url}, "
             f"set data.root to their folder's place, or give a folder of images as ./{name}"
         )
     return _source(name, folder, classes, published=name)

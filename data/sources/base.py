@@ -1,4 +1,4 @@
-"""Collections of images: what they list, and folders of the user's own (by name: `data.named`).
+"""Collections of images: what they list, and folders of the user's own (by name: `data.sources.named`).
 
 A source lists its items without reading a pixel, so that its identity is cheap: the digest of the sorted
 (relative path, size, mtime) list. Contents are hashed later, while they are prepared.

@@ -1,0 +1,1 @@
+"""Getting named collections from where they are published."""
