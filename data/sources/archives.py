@@ -1,9 +1,9 @@
 """Archives of images: .zip and .tar are read in place, a compressed .tar is unpacked once to a scratch file.
 
 The tree inside follows a folder's rules (`data.sources.base`). Folders that wrap all of it, as
-`tar czf x.tgz x` makes, are looked through as long as images lie three levels deep (top/class/image, top/train/class/image):
-class/image alone keeps its class, and train/class/image its split. Hidden files and names with `..` are
-passed over, a leading `/` is dropped, and of a name that occurs twice the last one counts.
+`tar czf x.tgz x` makes, are looked through as long as images lie three levels deep (top/class/image,
+top/train/class/image): class/image alone keeps its class, and train/class/image its split. Hidden files and
+names with `..` are passed over, a leading `/` is dropped, and of two members of one name the last counts.
 """
 
 import bz2
