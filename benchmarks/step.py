@@ -10,7 +10,7 @@ from spinning.
 
 The floor is the arithmetic that the method asks for (attacks: forward and the images' gradient; update:
 forward and both gradients, of three sets of images) at the best rate that one of the network's convolutions
-reaches alone. Model FLOP utilisation is the same arithmetic against a large matrix product's rate.
+reaches alone. On a GPU, model FLOP utilisation is the same arithmetic against a large matrix product's rate.
 """
 
 import argparse
@@ -54,14 +54,15 @@ def main() -> None:
         end="",
     )
     print(f"torch {torch.__version__}, medians of {options.rounds} interleaved rounds")
-    peak, matmul = convolution_peak(options), matmul_peak(options)
+    peak = convolution_peak(options)
+    matmul = matmul_peak(options) if options.device == "cuda" else None
     for num_steps in options.steps:
         seconds = table(f"step, T = {num_steps}", step_variants(options, num_steps), options)
         flops = step_flops(options, num_steps)
         print(f"floor {flops / peak:.3f} s: {flops / 1e9:.0f} GFLOP at {peak / 1e9:.0f} GFLOP/s")
         for name, taken in seconds.items():
-            used = flops / taken / matmul
-            print(f"  {name:<34}{taken * peak / flops:>9.2f} x the floor, {used:.0%} of the matmul peak")
+            used = f", {flops / taken / matmul:.0%} of the matmul peak" if matmul else ""
+            print(f"  {name:<34}{taken * peak / flops:>9.2f} x the floor{used}")
     table("one contrastive attack step", attack_variants(options), options)
     table("both attacks, 10 steps each", pair_variants(options), options)
     table("forward and backward of the update", update_variants(options), options)
