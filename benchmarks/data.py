@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -43,11 +43,12 @@ from data.part import Job
 from data.shards import MANIFEST_FILE, SCHEMA, Dataset
 from data.sources.base import folder_source
 from data.sources.named import photographs_source
+from data.stream import Ahead
 
 ROUNDS, BATCH = 5, 128
 PARTS = ("small", "large", "prepare", "memory", "first")
 MANY, PER_SHARD = 1_281_167, 1000  # ImageNet's training images, in 1,282 shards
-_STEPS = count()
+_FIRST = count(step=1000)
 Rates = dict[str, Callable[[], int]]
 
 
@@ -188,10 +189,9 @@ def stream(images: object, augment: str, batch_size: int = BATCH) -> Stream:
 
 
 def pull(reader: Stream, num_batches: int) -> int:
-    """New batches each time, so that nothing is read twice in a row."""
-    for step in islice(_STEPS, num_batches):
-        reader.view(step, reader.indices(step))
-    return num_batches * BATCH
+    """New batches each time, so that nothing is read twice in a row; made ahead as in training."""
+    ahead = Ahead(lambda step: reader.view(step, reader.indices(step)), end=num_batches + next(_FIRST))
+    return sum(len(ahead(step)) for step in range(ahead.end - num_batches, ahead.end))
 
 
 def loader(folder: Path, steps: list[object], processes: int) -> Callable[[], int]:
@@ -209,14 +209,14 @@ def loader(folder: Path, steps: list[object], processes: int) -> Callable[[], in
 
 
 def pull_both(readers: tuple[Stream, Stream], num_batches: int) -> int:
-    for step in islice(_STEPS, num_batches):
+    for step in range(num_batches):
         for reader, other in zip(readers, (0, 1), strict=True):
             reader.view(step, reader.indices(step + other))
     return num_batches * BATCH
 
 
 def pull_pairs(readers: tuple[Stream, Stream], num_batches: int) -> int:
-    for step in islice(_STEPS, num_batches):
+    for step in range(num_batches):
         paired_views(readers, step, readers[0].indices(step))
     return num_batches * BATCH
 
@@ -324,9 +324,9 @@ def fresh(function: str, *arguments: object) -> str:
 
 def peak_of(code: str) -> float:
     """MB that a process has resident at the most, its imports included."""
-    after = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    after = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     command = [sys.executable, "-c", f"from data import build, part, sources; {code}; {after}"]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1000
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[1]) / 1000
 
 
 if __name__ == "__main__":

@@ -91,20 +91,17 @@ def build(
     made_from = {"identity": source.identity, "job": job.essence()}
     if (finished := _claim(out, made_from)) is not None:
         return finished
-    splits = split_items(
-        source,
-        names=job.split_names,
-        seed=job.seed,
-        test_fraction=job.test_fraction,
-        evenly=job.max_images is not None,
-    )
-    wanted = {split: min(len(members), job.max_images or len(members)) for split, members in splits.items()}
+    plans = _plans(source, job)
+    total = sum(plan.wanted for plan in plans)
     built = _Built()
-    for split, members in splits.items():
-        for part in _write_split(source, out, job, split, members, wanted[split], spread):
+    while any(plan.is_short for plan in plans):
+        tasks = (task for plan in plans for task in plan.tasks(source, job, out))
+        for part in spread(tasks):
             built.add(part)
             _refuse_bad(built.rejected, len(source.items), job.max_bad_fraction, beyond=_LISTED)
-            progress(built.done, sum(wanted.values()))
+            progress(built.done, total)
+        for plan in plans:
+            plan.written = sum(part.num_images for part in built.parts if part.split == plan.split)
     _refuse_bad(built.rejected, len(source.items), job.max_bad_fraction)
     return _put_together(source, out, job, made_from, built)
 
@@ -130,33 +127,58 @@ def _claim(out: Folder, made_from: dict[str, Any]) -> Dataset | None:
     return None
 
 
-def _write_split(
-    source: Source, out: Folder, job: Job, split: str, members: Indices, wanted: int, spread: Spread
-) -> Iterator[Part]:
-    """With `max_images`, what cannot be decoded is made up for by further shards of those that come next."""
-    size = _MOST_IMAGES if source.shards_at else _images_per_shard(source, members, job)
-    labels = {name: label for label, name in enumerate(source.classes)}
-    taken = number = written = 0
-    while written < wanted and taken < len(members):
-        starts = range(taken, min(taken + wanted - written, len(members)), size)
+@dataclass
+class _Plan:
+    """A split's items in their order, and how far they have been dealt out to shards.
+
+    With `max_images`, what cannot be decoded is made up for by further shards of those that come next.
+    """
+
+    split: str
+    members: Indices
+    wanted: int
+    shard_images: int
+    labels: dict[str, int]
+    taken: int = 0
+    shards: int = 0
+    written: int = 0
+
+    @property
+    def is_short(self) -> bool:
+        return self.written < self.wanted and self.taken < len(self.members)
+
+    def tasks(self, source: Source, job: Job, out: Folder) -> Iterator[ShardTask]:
+        """As many shards as the images that are missing fill."""
+        end = min(self.taken + self.wanted - self.written, len(self.members))
         if source.shards_at:  # read in the order in which they lie there
-            members[taken : starts.stop].sort()
-        tasks = (
-            ShardTask(
-                shard_name(split, number + place),
-                split,
-                start,
-                tuple(source.items[index] for index in members[start : min(start + size, starts.stop)]),
-                labels,
-                job,
-                out,
-            )
-            for place, start in enumerate(starts)
+            self.members[self.taken : end].sort()
+        while self.taken < end:
+            chosen = self.members[self.taken : min(self.taken + self.shard_images, end)]
+            items = tuple(source.items[index] for index in chosen)
+            name = shard_name(self.split, self.shards)
+            yield ShardTask(name, self.split, self.taken, items, self.labels, job, out)
+            self.taken, self.shards = self.taken + len(chosen), self.shards + 1
+
+
+def _plans(source: Source, job: Job) -> list[_Plan]:
+    splits = split_items(
+        source,
+        names=job.split_names,
+        seed=job.seed,
+        test_fraction=job.test_fraction,
+        evenly=job.max_images is not None,
+    )
+    labels = {name: label for label, name in enumerate(source.classes)}
+    return [
+        _Plan(
+            split,
+            members,
+            min(len(members), job.max_images or len(members)),
+            _MOST_IMAGES if source.shards_at else _images_per_shard(source, members, job),
+            labels,
         )
-        for part in spread(tasks):
-            written += part.num_images
-            yield part
-        taken, number = starts.stop, number + len(starts)
+        for split, members in splits.items()
+    ]
 
 
 def _images_per_shard(source: Source, members: Indices, job: Job) -> int:

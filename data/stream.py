@@ -27,15 +27,19 @@ class Order:
             raise ValueError(f"a batch of {batch_size} images needs as many in the split, not {num_images}")
         self.num_images, self.batch_size, self.seed, self.shards = num_images, batch_size, seed, shards
         self.batches_per_epoch = num_images // batch_size
-        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+        self._latest = (
+            -1,
+            np.empty(0, dtype=np.int64),
+        )  # an epoch and its order: one thing, for threads' sake
 
     def batch(self, step: int) -> Batch:
         """Indices of the global batch at `step`, (batch_size,)."""
         epoch, position = divmod(step, self.batches_per_epoch)
-        if epoch != self._epoch:
-            rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-            self._epoch, self._permutation = epoch, self._shuffle(rng)
-        return self._permutation[position * self.batch_size :][: self.batch_size]
+        latest, permutation = self._latest
+        if epoch != latest:
+            permutation = self._shuffle(np.random.Generator(np.random.Philox(key=[self.seed, epoch])))
+            self._latest = (epoch, permutation)
+        return permutation[position * self.batch_size :][: self.batch_size]
 
     def _shuffle(self, rng: np.random.Generator) -> Batch:
         if self.shards is None:
