@@ -61,7 +61,7 @@ def silent_server() -> Iterator[str]:
         ("data.in=", "data.in", "valid string"),
         ("data.in=photographs-²", "data.in", "neither a folder"),
         ("data.short_side=4", "data.short_side", "at least image_size=8"),
-        ("data.encoding=bmp", "data.encoding", "'png' or 'jpg'"),
+        ("data.encoding=bmp", "data.encoding", "'png', 'webp' or 'jpg'"),
         ("data.image_size=100000", "data.image_size", "4096"),
         ("data.max_images=0", "data.max_images", "greater than or equal to 1"),
         ("evaluate.extractor_steps=0", "evaluate.extractor_steps", "greater than or equal to 1"),
