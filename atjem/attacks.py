@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from atjem.balls import Ball, make_ball
-from atjem.inputs import check_inputs
+from atjem.inputs import check_amounts, check_images, check_labels, check_mode
 from atjem.objectives import Objective, cross_entropy, targeted_cross_entropy
 
 
@@ -77,8 +77,14 @@ def pgd(
 
     x: (B, C, H, W) float32 in [0, 1]; y: (B,) int64; `x_start` is where to begin (default: x itself; a
     random start is `ball.sample(x, generator)`). Returns a detached tensor like x; with zero steps, the
-    start. Parameter gradients are untouched; the caller chooses train or eval mode.
+    start. Parameter gradients are untouched; the caller chooses train or eval mode. Raises ValueError for
+    tensors that do not fit.
     """
+    check_images(model, x)
+    check_labels(model, x, y)
+    check_amounts(num_steps=num_steps, step_size=step_size)
+    if x_start is not None and x_start.shape != x.shape:
+        raise ValueError(f"x_start is {tuple(x_start.shape)}; it must be like x, {tuple(x.shape)}")
     ascent = Ascent(x, y, objective, ball, step_size, num_steps, x_start)
     return pgd_together(model, [ascent])[0].x
 
@@ -101,8 +107,9 @@ def attack(
     seen instead. eps in pixel units, norm 'L2' or 'Linf'; `step_size` defaults to 2.5 * eps / num_steps; a
     `generator` starts at a random point of the ball. Returns images like x; ValueError for other input.
     """
-    check_inputs(model, x, y)
+    check_mode(model)
     ball = make_ball(norm, eps)
+    check_amounts(num_steps=num_steps)
     return pgd(
         model,
         x,

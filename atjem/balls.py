@@ -26,6 +26,12 @@ class Ball(Protocol):
         """The nearest point of the ball around `center`."""
 
 
+def _check_radius(eps: float) -> None:
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
+        allowed = "a finite number of at least 0, in pixel units of [0, 1] images"
+        raise ValueError(f"eps={eps!r} is no radius; it must be {allowed}")
+
+
 def _norms(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
 
@@ -39,6 +45,9 @@ class L2:
     """All images within Euclidean distance `eps`, measured over all pixels and channels of one image."""
 
     eps: float
+
+    def __post_init__(self) -> None:
+        _check_radius(self.eps)
 
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
         direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
@@ -59,6 +68,9 @@ class Linf:
     """All images whose every pixel value lies within `eps`."""
 
     eps: float
+
+    def __post_init__(self) -> None:
+        _check_radius(self.eps)
 
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)
@@ -90,8 +102,6 @@ _NORMS: dict[str, type[L2] | type[Linf]] = {"L2": L2, "Linf": Linf}
 
 def make_ball(norm: str, eps: float) -> Ball:
     """The ball of a norm's name. Raises ValueError for a name that is not known and for eps below 0."""
-    if not eps >= 0:
-        raise ValueError(f"eps={eps} is no radius; it must be 0 or more, in pixel units of [0, 1] images")
-    if norm not in _NORMS:
+    if not isinstance(norm, str) or norm not in _NORMS:
         raise ValueError(f"norm={norm!r} is unknown; use {' or '.join(map(repr, _NORMS))}")
     return _NORMS[norm](eps)

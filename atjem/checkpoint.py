@@ -39,7 +39,7 @@ def read_spec(path: str | Path) -> ModelSpec:
     try:
         fields = json.loads((folder / SPEC_FILE).read_text())
         return ModelSpec(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{folder / SPEC_FILE} does not describe a model: {error}") from error
 
 
@@ -60,7 +60,18 @@ def load_weights(model: nn.Module, file: Path) -> None:
             raise CheckpointError(
                 f"{file}: {name} has shape {tuple(value.shape)}, the network {tuple(own[name].shape)}"
             )
+        check_values(file, name, value, like=own[name])
     model.load_state_dict(weights)
+
+
+def check_values(file: Path, name: str, value: Tensor, *, like: Tensor) -> None:
+    """Raises CheckpointError unless a stored tensor holds finite numbers of its kind, once it is cast."""
+    if value.layout != torch.strided or value.is_meta or value.is_complex():
+        raise CheckpointError(f"{file}: {name} is no plain tensor of numbers")
+    if like.is_floating_point() and not (value.is_floating_point() and value.to(like.dtype).isfinite().all()):
+        raise CheckpointError(f"{file}: {name} does not hold finite floating-point numbers")
+    if name.endswith("running_var") and (value < 0).any():
+        raise CheckpointError(f"{file}: {name} holds negative variances")
 
 
 def load(path: str | Path) -> JointEnergyModel:
@@ -74,4 +85,7 @@ def load(path: str | Path) -> JointEnergyModel:
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{Path(path) / SPEC_FILE} does not describe a model: {error}") from error
     load_weights(model, Path(path) / WEIGHTS_FILE)
+    for name, told in (("mean", spec.mean), ("std", spec.std)):
+        if not torch.equal(getattr(model.normalize, name).flatten(), torch.tensor(told)):
+            raise CheckpointError(f"{path}: {SPEC_FILE} and {WEIGHTS_FILE} disagree about {name}")
     return model.eval()

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from atjem.attacks import pgd
 from atjem.balls import make_ball
-from atjem.inputs import check_inputs
+from atjem.inputs import check_mode
 from atjem.objectives import joint
 
 
@@ -23,7 +23,7 @@ def counterfactual(
     x: (B, C, H, W) float32 in [0, 1]; target: (B,) int64; eps in pixel units; `step_size` defaults to
     eps / 25. Returns images like x; ValueError for other input.
     """
-    check_inputs(model, x, target)
+    check_mode(model)
     return pgd(
         model,
         x,

@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+_ROUNDING = 1e-12  # of a mean that is exactly the threshold
+
 
 def window_length(window_images: int, global_batch: int) -> int:
     """Number of batches whose AUROC is averaged: ceil(window_images / global_batch); the paper has 1000."""
@@ -28,7 +30,8 @@ class Curriculum:
         """Takes the AUROC of one batch, in [0, 1]."""
         self.recent = [*self.recent, auroc][-self.window :]
         full = len(self.recent) == self.window
-        if full and self.num_steps < self.max_steps and sum(self.recent) / self.window >= self.threshold:
+        reached = math.fsum(self.recent) >= self.threshold * self.window - _ROUNDING
+        if full and reached and self.num_steps < self.max_steps:
             self.num_steps += 1
             self.recent = []
 

@@ -7,6 +7,7 @@ diverge.
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from atjem.energies import energy_from_logits
@@ -25,14 +26,54 @@ class Sgld:
     step_size: float
     noise: float
 
-    def __call__(self, model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, normal: "Normal") -> Tensor:
         """x: (B, C, H, W). Returns a detached tensor like x; parameters' gradients stay as they are."""
         for _ in range(self.num_steps):
             x = x.detach().requires_grad_(True)
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(-energy_from_logits(model(x)).sum(), x)
-            x = x + self.step_size * gradient + self.noise * _normal(x, generator)
+            x = x + self.step_size * gradient + self.noise * normal(x)
         return x.detach()
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Standard normal noise for a global batch, of which each rank takes its part, whatever their number.
+
+    Drawn on the CPU, so that every device sees the same numbers.
+    """
+
+    generator: torch.Generator
+    ranks: "Ranks"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, ...) like x, this rank's share of the global batch."""
+        shape = (len(x) * self.ranks.num, *x.shape[1:])
+        return self.ranks.own(torch.randn(shape, generator=self.generator, dtype=x.dtype)).to(x.device)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that share a global batch."""
+
+    rank: int
+    num: int
+
+    @staticmethod
+    def present() -> "Ranks":
+        return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks(0, 1)
+
+    def own(self, everything: Tensor) -> Tensor:
+        """This rank's part of a global batch."""
+        return everything.chunk(self.num)[self.rank]
+
+    def gather(self, own: Tensor) -> Tensor:
+        """The global batch from every rank's part."""
+        if self.num == 1:
+            return own
+        parts = [torch.empty_like(own) for _ in range(self.num)]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
 
 
 @dataclass
@@ -75,12 +116,14 @@ class JointEnergyTraining(Objective):
 
     def terms(self, networks: Networks, batch: Batch, num_steps: int) -> Terms:
         assert batch.seed is not None
-        generator = torch.Generator().manual_seed(batch.seed)
-        starts, places = self.buffer.draw(len(batch.x), generator)
-        x_sgld = self.sgld(networks.attack, starts.to(batch.x), generator)
-        if x_sgld.isfinite().all():
-            self.buffer.put(places, x_sgld)
-        x = batch.x + self.input_noise * _normal(batch.x, generator)
+        generator, ranks = torch.Generator().manual_seed(batch.seed), Ranks.present()
+        normal = Normal(generator, ranks)
+        starts, places = self.buffer.draw(len(batch.x) * ranks.num, generator)
+        x_sgld = self.sgld(networks.attack, ranks.own(starts).to(batch.x), normal)
+        everything = ranks.gather(x_sgld)  # each rank keeps the whole buffer
+        if everything.isfinite().all():
+            self.buffer.put(places, everything)
+        x = batch.x + self.input_noise * normal(batch.x)
         logits, logits_sgld = networks.update(torch.cat([x, x_sgld])).chunk(2)
         clf = classifier_loss(logits, batch.y).mean()
         real, sampled = energy_from_logits(logits), energy_from_logits(logits_sgld)
@@ -101,9 +144,4 @@ class JointEnergyTraining(Objective):
         return {"buffer": self.buffer.images}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.buffer.images = state["buffer"].cpu()
-
-
-def _normal(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Drawn on the CPU, so that every device sees the same numbers."""
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        self.buffer.images = state["buffer"].cpu().clone()

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from atjem.energies import energy_from_logits
+from atjem.energies import class_logit, energy_from_logits
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def joint(logits: Tensor, y: Tensor) -> Tensor:
     """f(x)[y]: climbing it makes x more like class y (contrastive attack, conditional sampling)."""
-    return -energy_from_logits(logits, y)
+    return class_logit(logits, y)
 
 
 def marginal(logits: Tensor, y: Tensor) -> Tensor:

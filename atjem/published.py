@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atjem.checkpoint import CheckpointError, load_weights, read_spec
+from atjem.checkpoint import CheckpointError, check_values, load_weights, read_spec
 from atjem.checkpoint_files import WEIGHTS_FILE, unusable_start
 from atjem.models.names import RESNETS
 from atjem.models.registry import JointEnergyModel
@@ -62,11 +62,7 @@ def load_published(model: JointEnergyModel, file: Path) -> str:
 def _check_values(model: JointEnergyModel, file: Path, weights: Weights, sources: dict[str, str]) -> None:
     own = model.backbone.state_dict()
     for ours, name in sources.items():
-        tensor = weights[name]
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
-            raise CheckpointError(f"{file}: {name} is no plain tensor of numbers")
-        if own[ours].is_floating_point() and not (tensor.is_floating_point() and tensor.isfinite().all()):
-            raise CheckpointError(f"{file}: {name} does not hold finite floating-point numbers")
+        check_values(file, name, weights[name], like=own[ours])
 
 
 def export_published(model: JointEnergyModel, layout: str, file: Path) -> None:
@@ -166,6 +162,7 @@ def _check_normalisation(
     for own, kind in NORMALISATION.items():
         if own not in names:
             continue
+        check_values(file, names[own], weights[names[own]], like=model.normalize.get_buffer(kind))
         theirs = weights[names[own]].double().flatten()
         ours = model.normalize.get_buffer(kind).cpu().double().flatten()
         if theirs.shape != ours.shape or not ((theirs - ours).abs() <= _TOLERANCE).all():

@@ -38,6 +38,7 @@ def autoattack_accuracy(
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
     if iterations is not None:
         _shorten(attack, iterations)
+    x = x.contiguous()  # the L2 attacks view images as rows
     x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=_CHUNK)
     _check_inside(x_adv, x, norm, eps)
     return _accuracy(model, x_adv, y)

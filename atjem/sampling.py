@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from atjem.attacks import pgd_trajectory
 from atjem.balls import Unbounded
-from atjem.inputs import check_inputs
+from atjem.inputs import check_amounts, check_inputs, check_labels
 from atjem.objectives import MODES
 
 
@@ -32,7 +32,7 @@ def sample_at(
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is unknown; use {' or '.join(map(repr, MODES))}")
-    images = {0: seeds} if 0 in at else {}
+    images = {0: seeds.detach().clone()} if 0 in at else {}
     trajectory = pgd_trajectory(
         model,
         seeds,
@@ -63,5 +63,7 @@ def sample(
     class to generate (not used when `mode` is 'marginal'). Returns (B, C, H, W) float32 in [0, 1].
     Raises ValueError for other input.
     """
-    check_inputs(model, seeds, labels)
+    check_inputs(model, seeds)
+    check_labels(model, seeds, labels)
+    check_amounts(num_steps=num_steps, step_size=step_size)
     return sample_at(model, seeds, labels, step_size=step_size, at=[num_steps], mode=mode)[num_steps]

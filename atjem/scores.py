@@ -19,5 +19,6 @@ def auroc(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Fraction of examples whose largest logit is their label. Returns a scalar tensor."""
-    return (logits.argmax(dim=1) == y).double().mean()
+    """Fraction of examples whose largest logit is their label. Returns a scalar, NaN if any logit is."""
+    share = (logits.argmax(dim=1) == y).double().mean()
+    return torch.where(logits.isnan().any(), torch.nan, share)

@@ -16,7 +16,7 @@ class Batch:
     x_real: Tensor | None = None  # for the energy, weakly augmented
     y_real: Tensor | None = None
     x_seed: Tensor | None = None  # out-of-distribution starts of the contrastive images
-    seed: int | None = None  # of this rank's random numbers at this step, for objectives that draw any
+    seed: int | None = None  # of the step's random numbers, the same on every rank
 
     def chunks(self, num: int) -> Iterator["Batch"]:
         """Equal micro-batches for gradient accumulation. Raises ValueError when they cannot be equal."""

@@ -13,20 +13,50 @@ import typer
 
 from data.folders import Folder, FolderError, Place, as_folder
 from data.redact import redact
-from data.shards import DATASET_FILE, MANIFEST_FILE, Dataset, Row, read_manifest, shards_of
+from data.shards import (
+    DATASET_FILE,
+    MANIFEST_FILE,
+    Dataset,
+    ManifestDigest,
+    Row,
+    read_manifest,
+    shards_of,
+)
 
 BLOCK = tarfile.BLOCKSIZE
 _READERS = 4  # hashing leaves Python's lock to others
 
 
 def find_damage(place: Place) -> Iterator[str]:
-    """One line for each sample that is missing, or whose bytes or label differ from the manifest."""
+    """One line for each sample that is missing, or whose bytes or label differ from the manifest.
+
+    Before them, what is wrong with the manifest or the description themselves.
+    """
     dataset = Dataset.read(place) if as_folder(place).size(DATASET_FILE) is not None else None
+    yield from _misdescribed(place, dataset)
     shards = shards_of(place, dataset) if dataset else as_folder(place)
     own = dataset is None or not dataset.shards_at
     with ThreadPoolExecutor(_READERS) as pool:
         for found in pool.map(lambda rows: _damage(shards, rows, own=own), _rows_by_shard(place)):
             yield from found
+
+
+def _misdescribed(place: Place, dataset: Dataset | None) -> Iterator[str]:
+    if dataset is None:
+        yield f"{DATASET_FILE} is missing: the shards are not finished; data.prepare goes on with them"
+        return
+    digest = ManifestDigest()
+    table = read_manifest(place, columns=["key", "label", "class_name", "split", "sha256"])
+    for batch in table.to_batches(max_chunksize=10_000):
+        digest.add(pa.Table.from_batches([batch]))
+    if digest.hexdigest() != dataset.sha256:
+        yield f"{MANIFEST_FILE} differs from the digest in {DATASET_FILE}"
+    columns = {"label": table["label"], "class_name": table["class_name"].cast(pa.string())}
+    pairs = pa.table(columns).group_by(["label", "class_name"]).aggregate([])
+    for label, name in zip(pairs["label"].to_pylist(), pairs["class_name"].to_pylist(), strict=True):
+        told = "" if label < 0 else dict(enumerate(dataset.classes)).get(label)
+        if told != name:
+            yield f"{DATASET_FILE} calls class {label} {told!r}, the manifest {name!r}"
 
 
 def _rows_by_shard(place: Place) -> Iterator[list[Row]]:
@@ -72,7 +102,7 @@ def main(
     place: Annotated[str, typer.Argument(help="folder, s3:// or gs:// address that data.prepare wrote")],
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Verify shards: exit 0 when sound, 1 when damaged, 2 when there is no manifest."""
+    """Verify shards: exit 0 when sound, 1 when damaged or unreadable, 2 when there is no manifest."""
     shown = redact(place)
     try:
         folder = as_folder(place)
@@ -95,7 +125,8 @@ def main(
     else:
         for line in damage:
             typer.echo(line)
-        typer.echo(f"{shown}: {len(damage)} damaged samples" if damage else f"{shown}: sound")
+        told = f"{len(damage)} damaged samples; prepare them into a new folder" if damage else "sound"
+        typer.echo(f"{shown}: {told}")
     raise typer.Exit(1 if damage else 0)
 
 

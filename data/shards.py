@@ -115,19 +115,33 @@ def make_row(image: Encoded, shard: str, offset: int) -> Row:
     return {**fields, "shard": shard, "offset": offset, "size": len(image.payload), "sha256": digest}
 
 
-class ManifestWriter:
-    """The manifest, a shard's rows at a time; `digest` is that of all that it lists."""
+class ManifestDigest:
+    """Of all that a manifest lists, `Dataset.sha256`: keys, labels, splits and contents in their order."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._writer = pq.ParquetWriter(file, SCHEMA)
+    def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def add(self, rows: pa.Table) -> None:
         for row in rows.select(["key", "label", "split", "sha256"]).to_pylist():
             self._digest.update(f"{row['key']}\0{row['label']}\0{row['split']}\0{row['sha256']}\n".encode())
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+class ManifestWriter:
+    """The manifest, a shard's rows at a time."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._writer = pq.ParquetWriter(file, SCHEMA)
+        self._digest = ManifestDigest()
+
+    def add(self, rows: pa.Table) -> None:
+        self._digest.add(rows)
         self._writer.write_table(rows)
 
     def close(self) -> str:
+        """Returns the digest."""
         self._writer.close()
         return self._digest.hexdigest()
 

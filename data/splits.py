@@ -41,10 +41,14 @@ def _assign(source: Source, names: tuple[str, str], seed: int, test_fraction: fl
     for number, label in enumerate(sorted(by_class, key=str)):
         members = by_class[label]
         rng = np.random.Generator(np.random.Philox(key=[seed, number]))
-        num_test = min(len(members) - 1, max(1, round(test_fraction * len(members))))
-        for index in rng.choice(members, size=max(0, num_test), replace=False):
+        for index in rng.choice(members, size=num_held_out(len(members), test_fraction), replace=False):
             splits[index] = second
     return splits
+
+
+def num_held_out(num: int, test_fraction: float) -> int:
+    """Of a class of `num` images: at least one, and at least one stays to train with."""
+    return max(0, min(num - 1, max(1, round(test_fraction * num))))
 
 
 def _evenly(labels: Sequence[str | None]) -> list[int]:

@@ -3,6 +3,7 @@
 import shutil
 import socket
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPException
@@ -19,6 +20,7 @@ from data.decode import UndecodableError, read_square
 from data.sources.base import Item, Source, SourceError
 from data.sources.named import open_source, photograph_classes
 from data.sources.noise_names import KINDS
+from data.splits import num_held_out
 from pipelines.files import path_exists, read_json
 from pipelines.problems import Problem
 from pipelines.settings import Settings
@@ -261,7 +263,8 @@ def _check_images(settings: Settings) -> Iterator[Problem]:
         given = f"{settings.data.in_} has {', '.join(unseen[:3])} only among its test images"
         yield Problem("data.in", given, "each class needs training images")
     yield from _check_decodable("data.in", settings.data.in_, source, settings)
-    num_train = round(len(source.items) * (1 - settings.data.test_fraction))
+    sizes = Counter(source.labels).values()
+    num_train = len(source.items) - sum(num_held_out(num, settings.data.test_fraction) for num in sizes)
     splits = source.splits
     if any(splits):
         num_train = splits.count("train")
@@ -277,7 +280,10 @@ def _check_images(settings: Settings) -> Iterator[Problem]:
     fewest = 10
     if num_test < fewest or num_train < fewest:
         given = f"{settings.data.in_} has {num_train} training and {num_test} test images"
-        yield Problem("data.in", given, f"fidelity needs {fewest} of each or more")
+        allowed = f"fidelity needs {fewest} of each or more"
+        if num_test < fewest and not any(splits):
+            allowed += "; a class of one image holds none out: give more of each, or a test folder"
+        yield Problem("data.in", given, allowed)
 
 
 def _check_seeds(settings: Settings) -> Iterator[Problem]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+_BLIND = 0.55  # AUROC that chance alone may give
+_CLOSER = 0.9  # of stage 1's Fréchet distance; the paper's stage 2 has a third or less
 _LOST = 0.1  # accuracy that stage 2 may lose; the paper's models lose 0.02 at most
 
 
@@ -16,8 +18,11 @@ def warnings(metrics: Mapping[str, float]) -> Iterator[str]:
             f"stage 2 lost accuracy ({before:.3g} to {clean:.3g}): its training collapsed or was too short; "
             "try a lower stage2.optimizer.lr, a smaller stage2.contrastive.step_size or more steps"
         )
-    if metrics.get("ood_auroc") == 0.5:
-        yield "the energy does not tell images from seeds at all (ood_auroc 0.5): the network is constant"
+    auroc = metrics.get("ood_auroc")
+    if auroc is not None and auroc <= _BLIND:
+        yield f"the energy does not tell images from seeds (ood_auroc {auroc:.3g}): it has learned nothing"
     distance, first = metrics.get("frechet_distance"), metrics.get("stage1_frechet_distance")
-    if distance is not None and first is not None and distance >= first:
-        yield "stage 2's samples are no closer to the images than stage 1's: train it longer"
+    if distance is not None and first is not None and distance >= _CLOSER * first:
+        yield "stage 2's samples are hardly closer to the images than stage 1's: train it longer"
+    if metrics.get("robust_accuracy") == 0:
+        yield "no image withstands AutoAttack (robust_accuracy 0): the classifier is not robust at this eps"

@@ -33,7 +33,8 @@ class AttackNetwork:
     """A frozen twin of a model in eval mode, `network`; `refresh` brings it up to the model's weights.
 
     BatchNorm behind a convolution is folded into it where that is exact (`backbone.foldable`). Everything
-    else shares the model's memory, or is cast once a refresh to what autocast would cast it to each time.
+    else shares the model's memory, or is cast once a refresh to what autocast would cast it to each time: a
+    model that is moved or cast needs a new twin.
     """
 
     def __init__(self, model: "JointEnergyModel", cast: torch.dtype | None = None) -> None:

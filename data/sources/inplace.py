@@ -4,9 +4,13 @@ import hashlib
 import io
 import json
 import re
-import tarfile
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +20,7 @@ from data.folders import Folder, LocalFolder, Place, as_folder
 from data.redact import has_secrets
 from data.shards import DATASET_FILE, Dataset
 from data.sources.base import IMAGE_SUFFIXES, Listing, Opener, Source, SourceError
+from data.sources.members import tar_members
 
 _SPLIT = re.compile(r"(?P<train>train)|(?P<test>test|val)", re.IGNORECASE)
 _LARGEST_LABEL = 1 << 20  # bytes
@@ -70,10 +75,10 @@ def _index(folder: Folder, shards: list[str]) -> Listing:
     suffixes: list[str] = []
     splits: list[str | None] = []
     for number, shard in enumerate(shards):
-        for key, label, member, suffix in _members(folder, shard):
+        for key, label, offset, size, suffix in _members(folder, shard):
             names.append(key)
             labels.append(label)
-            places.append((number, member.offset_data, member.size))
+            places.append((number, offset, size))
             suffixes.append(suffix)
             splits.append(_split_of(shard))
     at = np.array(places, dtype=np.int64).reshape(-1, 3)
@@ -88,39 +93,43 @@ def _index(folder: Folder, shards: list[str]) -> Listing:
     return Listing(names, _class_names(folder, labels), splits, opener)
 
 
-def _members(folder: Folder, shard: str) -> Iterator[tuple[str, str | None, tarfile.TarInfo, str]]:
-    """Key, label, tar member and suffix of each image of a shard; members of one key are neighbours."""
-    key, label, image, suffix = "", None, None, ""
-    # Of a remote file every seek would be a request, so there it is read from end to end.
-    mode = "r:" if isinstance(folder, LocalFolder) else "r|"
-    try:
-        with folder.open(shard) as file, tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload]
-            for member in tar:
-                if not member.isfile():
-                    continue
-                base, extension = _split(member.name)
-                if base != key:
-                    if image is not None:
-                        yield key, label, image, suffix
-                    key, label, image, suffix = base, None, None, ""
-                extension = extension.lower()
+def _members(folder: Folder, shard: str) -> Iterator[tuple[str, str | None, int, int, str]]:
+    """Key, label, offset, size and suffix of each image of a shard; members of one key are neighbours."""
+    with _local(folder, shard) as file, file.open("rb") as stream:
+        listed = (
+            (*_split(name), offset, size)
+            for name, offset, size in tar_members(file, shown=f"{folder.shown}/{shard}")
+        )
+        for key, members in groupby(listed, key=lambda member: member[0]):
+            label, image = None, None
+            for _, extension, offset, size in members:
                 if f".{extension}" in IMAGE_SUFFIXES:
-                    image, suffix = member, extension
-                elif extension in ("cls", "json") and member.size <= _LARGEST_LABEL:
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    label = _label(extension, content.read(), shard, base) or label
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise SourceError(f"{folder.shown}/{shard} is not a sound tar: {error}") from error
-    if image is not None:
-        yield key, label, image, suffix
+                    image = (offset, size, extension)
+                elif extension in ("cls", "json") and size <= _LARGEST_LABEL:
+                    stream.seek(offset)
+                    label = _label(extension, stream.read(size), shard, key) or label
+            if image is not None:
+                yield key, label, *image
+
+
+@contextmanager
+def _local(folder: Folder, shard: str) -> Iterator[Path]:
+    """A shard as a local file: of a remote one every seek would be a request."""
+    if isinstance(folder, LocalFolder):
+        yield folder.path / shard
+        return
+    with TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "shard.tar"
+        with folder.open(shard) as source, copy.open("wb") as out:
+            shutil.copyfileobj(source, out, 8 << 20)
+        yield copy
 
 
 def _split(name: str) -> tuple[str, str]:
     """'a.b/c.seg.png' as 'a.b/c' and 'seg.png', as WebDataset takes keys."""
     folder, slash, file = name.rpartition("/")
     base, _, extension = file.partition(".")
-    return f"{folder}{slash}{base}", extension
+    return f"{folder}{slash}{base}", extension.lower()
 
 
 def _label(extension: str, content: bytes, shard: str, key: str) -> str | None:

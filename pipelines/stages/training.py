@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from atjem.adversarial import ClassifierAttack
@@ -109,16 +110,20 @@ def train(
     is_lead = ray.train.get_context().get_world_rank() == 0
     context.report.points(curve if is_lead else [])
     clock, agreement = _Clock(first), _Agreement(device)
+    losses: list[Tensor] = []  # since the last point, still on their device
     batches = Ahead(batches, stage.steps)
     for step in range(first, stage.steps):
         faulthandler.dump_traceback_later(compute.stall_timeout, exit=True, file=2)
         metrics = learner.step(batches(step))
         done = step + 1
+        losses.append(metrics["loss"])
         if done % compute.log_every == 0 or done == stage.steps:
             curve.append(_point(done, metrics, learner))
-            if not math.isfinite(curve[-1]["loss"]):
-                write_json(context.checkpoints / DIVERGED_FILE, curve[-1])
+            if (bad := _first_broken(losses)) is not None:
+                at = {"step": done - len(losses) + 1 + bad, "loss": losses[bad].item()}
+                write_json(context.checkpoints / DIVERGED_FILE, at)
                 break
+            losses.clear()
             context.report.points(curve[-1:] if is_lead else [])
         looking = chooser is not None and chooser.is_due(done)
         saving = done % stage.checkpoint_every == 0 or done == stage.steps
@@ -185,6 +190,12 @@ def _make_learner(
     )
     model.backbone.recompute = compute.activation_checkpointing  # not of the average and the attacks' twin
     return learner
+
+
+def _first_broken(losses: list[Tensor]) -> int | None:
+    """The place of the first loss that is no number; one look at all of them is one wait for the device."""
+    broken = (~torch.stack(losses).isfinite()).nonzero()
+    return int(broken[0]) if len(broken) else None
 
 
 def _is_finite(model: torch.nn.Module) -> bool:

@@ -5,13 +5,17 @@ import torch
 
 from atjem.ema import Ema
 from atjem.energies import energy
-from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
+from atjem.jem import JointEnergyTraining, Normal, Ranks, ReplayBuffer, Sgld
 from atjem.learner import Learner
 from atjem.models.registry import ModelSpec, build_model
 from atjem.optim import make_optimizer, make_schedule
 from atjem.training_objective import Batch, Networks
 
 SHAPE = (1, 8, 8)
+
+
+def normal(seed: int = 0) -> Normal:
+    return Normal(generator(seed), Ranks(0, 1))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -38,21 +42,21 @@ def test_one_step_without_noise_is_gradient_ascent_on_the_score():
     model, x = network(), torch.rand(2, *SHAPE, generator=generator())
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(-energy(model, leaf).sum(), leaf)
-    assert torch.allclose(Sgld(1, 0.25, 0.0)(model, x, generator()), x + 0.25 * gradient)
+    assert torch.allclose(Sgld(1, 0.25, 0.0)(model, x, normal()), x + 0.25 * gradient)
 
 
 def test_noise_has_the_stated_size_and_is_a_function_of_the_seed():
     model, x = network(), torch.rand(64, *SHAPE, generator=generator())
-    still = Sgld(1, 0.25, 0.0)(model, x, generator())
-    noisy = Sgld(1, 0.25, 0.1)(model, x, generator(3))
+    still = Sgld(1, 0.25, 0.0)(model, x, normal())
+    noisy = Sgld(1, 0.25, 0.1)(model, x, normal(3))
     assert (noisy - still).std().item() == pytest.approx(0.1, rel=0.05)
-    assert torch.equal(noisy, Sgld(1, 0.25, 0.1)(model, x, generator(3)))
-    assert not torch.equal(noisy, Sgld(1, 0.25, 0.1)(model, x, generator(4)))
+    assert torch.equal(noisy, Sgld(1, 0.25, 0.1)(model, x, normal(3)))
+    assert not torch.equal(noisy, Sgld(1, 0.25, 0.1)(model, x, normal(4)))
 
 
 def test_parameters_gradients_are_untouched():
     model = network()
-    Sgld(2, 0.25, 0.1)(model, torch.rand(2, *SHAPE), generator())
+    Sgld(2, 0.25, 0.1)(model, torch.rand(2, *SHAPE), normal())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -107,9 +107,8 @@ def test_the_attackers_normalisation_is_checked_too(resnet, save):
         ((0.4914, 0.4822, 0.4465), STD, "(0.4914, 0.4822, 0.4465)"),
         (MEAN, (0.2, 0.2, 0.2), "(0.2, 0.2, 0.2)"),
         ((0.5,), STD, "(0.5,)"),
-        ((float("nan"),) * 3, STD, "(nan, nan, nan)"),
     ],
-    ids=["mean", "std", "grey", "nan"],
+    ids=["mean", "std", "grey"],
 )
 def test_other_normalisation_is_refused(wide, save, names, mean, std, given):
     content = {**normaliser(names, mean, std), **wide.state_dict()}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
+from planted import ACCESS_KEY, SECRET_KEY
 from pyarrow import fs
 
 import data
@@ -21,7 +22,6 @@ from data.shards import Dataset, Encoded, write_manifest, write_split
 
 _NUM_IMAGES = {"train": 11, "test": 5}
 _SHARD_IMAGES = 4
-ACCESS_KEY, SECRET_KEY = "planted-access-key", "planted-secret-key"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SECRET_KEY
 from PIL import Image
+from planted import SECRET_KEY
 
 import data
 from data.build import SMALL, build, here, over_processes

@@ -131,7 +131,7 @@ def test_command_prints_a_line_for_each_damaged_sample(own_shards, capsys):
     assert caught.value.exit_code == 1
     assert capsys.readouterr().out.splitlines() == [
         "test-00000004: test-00001.tar is missing",
-        f"{own_shards.folder}: 1 damaged samples",
+        f"{own_shards.folder}: 1 damaged samples; prepare them into a new folder",
     ]
 
 
@@ -187,3 +187,22 @@ def test_a_suffix_other_than_the_manifests_is_damage(own_shards):
     content[start : start + 512] = header.tobuf(tarfile.USTAR_FORMAT)
     shard.write_bytes(content)
     assert named(own_shards.folder) == [row["key"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (None, "dataset.json is missing"),
+        ({"sha256": "0" * 64}, "manifest.parquet differs from the digest"),
+        ({"classes": ["a", "x", "c"]}, "dataset.json calls class 1 'x', the manifest 'b'"),
+        ({"classes": ["a"]}, "dataset.json calls class 1 None, the manifest 'b'"),
+    ],
+    ids=["missing", "digest", "renamed", "lost"],
+)
+def test_a_description_that_does_not_fit_is_damage(own_shards, change, told):
+    file = own_shards.folder / "dataset.json"
+    if change is None:
+        file.unlink()
+    else:
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert told in next(find_damage(own_shards.folder))

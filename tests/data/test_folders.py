@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import SECRET_KEY
+from planted import SECRET_KEY
 
 from data.fetch import FetchedFolder
 from data.folders import UNFINISHED, FolderError, LocalFolder, as_folder

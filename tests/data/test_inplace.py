@@ -155,6 +155,17 @@ def test_cut_tar_is_named(tmp_path, kept):
         len(shards_source(shards).items)
 
 
+def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
+    shards = make_shards(tmp_path)
+    file = shards / "shard-000001.tar"
+    content = bytearray(file.read_bytes())
+    with tarfile.open(file) as tar:
+        content[tar.getmembers()[7].offset + 3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(SourceError, match=r"shard-000001\.tar is truncated, damaged or no tar"):
+        len(shards_source(shards).items)
+
+
 def test_on_an_object_store(tmp_path, bucket, monkeypatch):
     folder = as_folder(bucket)
     for file in make_shards(tmp_path / "in").iterdir():

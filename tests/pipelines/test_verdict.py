@@ -22,11 +22,12 @@ def test_nothing_to_say(metrics):
     ("changed", "text"),
     [
         ({"clean_accuracy": 0.33}, "stage 2 lost accuracy (0.98 to 0.33)"),
-        ({"ood_auroc": 0.5}, "the network is constant"),
-        ({"frechet_distance": 3.5}, "no closer to the images than stage 1's"),
+        ({"ood_auroc": 0.52}, "does not tell images from seeds (ood_auroc 0.52)"),
+        ({"frechet_distance": 3.5}, "hardly closer to the images than stage 1's"),
+        ({"robust_accuracy": 0.0}, "no image withstands AutoAttack"),
         ({"diverged_at_step": 120.0}, "diverged by step 120"),
     ],
-    ids=["accuracy", "energy", "samples", "diverged"],
+    ids=["accuracy", "energy", "samples", "robustness", "diverged"],
 )
 def test_each_failure_is_told(changed, text):
     (warning,) = warnings(GOOD | changed)
