@@ -83,3 +83,11 @@ def test_state_is_a_copy():
     other.load_state_dict(state)
     other.update(1.0)
     assert state["recent"] == [0.5]
+
+
+@pytest.mark.parametrize(("threshold", "window"), [(0.8, 8), (0.8, 10), (0.7, 3), (0.1, 6)])
+def test_a_mean_that_is_exactly_the_threshold_reaches_it(threshold, window):
+    curriculum = Curriculum(0, 9, threshold, window)
+    for _ in range(window):
+        curriculum.update(threshold)
+    assert curriculum.num_steps == 1

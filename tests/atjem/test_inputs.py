@@ -1,9 +1,11 @@
 """The public functions refuse what they cannot mean, in words."""
 
+import numpy as np
 import pytest
 import torch
 
 import atjem
+from atjem.models.registry import ModelSpec, build_model
 
 X, Y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
 CALLS = {
@@ -84,3 +86,80 @@ def test_attack_starts_where_its_generator_says(make_model):
 def test_attack_refuses_a_ball_that_is_none(changed, message, make_model):
     with pytest.raises(ValueError, match=message):
         atjem.attack(make_model(), X, Y, **{"eps": 0.5} | changed)
+
+
+TUNED = {
+    "attack": lambda model, x, y, **given: atjem.attack(model, x, y, **{"eps": 0.5, **given}),
+    "counterfactual": lambda model, x, y, **given: atjem.counterfactual(model, x, y, **{"eps": 0.5, **given}),
+    "sample": lambda model, x, y, **given: atjem.sample(
+        model, x, y, **{"step_size": 0.1, "num_steps": 2, **given}
+    ),
+}
+
+
+def small_model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_model(ModelSpec("wrn-10-1", 4, 1, 8, (0.5,), (0.25,))).eval()
+
+
+@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"num_steps": -1}, "num_steps=-1"),
+        ({"num_steps": 2.5}, "num_steps=2.5"),
+        ({"num_steps": "3"}, "num_steps='3'"),
+        ({"num_steps": True}, "num_steps=True"),
+        ({"step_size": float("nan")}, "step_size=nan"),
+        ({"step_size": float("inf")}, "step_size=inf"),
+        ({"step_size": -0.1}, "step_size=-0.1"),
+    ],
+    ids=str,
+)
+def test_amounts_that_make_no_sense(name, given, told):
+    with pytest.raises(ValueError, match=r"is no (number of steps|length)") as caught:
+        TUNED[name](small_model(), torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2]), **given)
+    assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize("name", ["attack", "counterfactual"])
+@pytest.mark.parametrize("eps", [float("inf"), float("nan"), -1, "0.5", None], ids=str)
+def test_radii_that_make_no_sense(name, eps):
+    with pytest.raises(ValueError, match="is no radius"):
+        TUNED[name](small_model(), torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2]), eps=eps)
+
+
+@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize(
+    "labels", [None, [0, 1, 2], torch.tensor([0, 1]), torch.tensor([0.0, 1, 2])], ids=str
+)
+def test_each_image_needs_a_class(name, labels):
+    with pytest.raises(ValueError, match="labels are"):
+        TUNED[name](small_model(), torch.rand(3, 1, 8, 8), labels)
+
+
+@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((3, 1, 8, 8)), torch.rand(3, 1, 8, 8).double(), torch.rand(3, 1, 8, 8).bfloat16(), None],
+    ids=["numpy", "double", "bfloat16", "none"],
+)
+def test_images_of_another_kind(name, images):
+    with pytest.raises(ValueError, match="images are"):
+        TUNED[name](small_model(), images, torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_a_model_in_train_mode_is_refused_and_stays_as_it_was(name):
+    model = small_model().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
+        TUNED[name](model, torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2]))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_samples_of_no_steps_are_a_copy():
+    seeds = torch.rand(2, 1, 8, 8)
+    images = atjem.sample(small_model(), seeds, torch.tensor([0, 1]), step_size=0.1, num_steps=0)
+    assert torch.equal(images, seeds)
+    assert images.data_ptr() != seeds.data_ptr()

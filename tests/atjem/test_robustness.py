@@ -104,3 +104,33 @@ def test_pgd_accuracy_does_not_depend_on_the_chunks(make_classifier, monkeypatch
     sizes.clear()
     assert pgd_accuracy(model, x, y, **options) == whole
     assert max(sizes) == 5
+
+
+class Mean(torch.nn.Module):
+    """A classifier of colour images that looks at the mean of their channels."""
+
+    def __init__(self, grey: torch.nn.Module) -> None:
+        super().__init__()
+        self.grey = grey
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.grey(x.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+def test_memory_format_of_the_images_does_not_matter(norm, make_classifier):
+    x, y = images_with_radii([0.02, 0.04, 0.06], norm, num_classes=4)
+    x = x.expand(-1, 3, -1, -1)
+    settings = {"norm": norm, "eps": 0.03, "num_classes": 4, "seed": 0, "iterations": 5}
+    model = Mean(make_classifier(4))
+    plain = autoattack_accuracy(model, x.contiguous(), y, **settings)
+    assert autoattack_accuracy(model, x.contiguous(memory_format=torch.channels_last), y, **settings) == plain
+    assert plain > 0
+
+
+def test_a_model_of_nan_has_no_robust_accuracy(make_classifier):
+    x, y = images_with_radii([0.2, 0.4], "L2", num_classes=4)
+    broken = make_classifier(4)
+    for parameter in broken.parameters():
+        parameter.data.fill_(torch.nan)
+    assert math.isnan(pgd_accuracy(broken, x, y, norm="L2", eps=0.1, num_steps=2, seed=0))
