@@ -5,7 +5,10 @@ folder is a dataset once `dataset.json` is there, which is written last. Same so
 whoever wrote them.
 """
 
+import ctypes
 import json
+import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -28,6 +31,7 @@ Progress = Callable[[int, int], None]
 Spread = Callable[[Iterable[ShardTask]], Iterator[Part]]
 SMALL = 2_000  # images that are done before other processes have started
 _MOST_IMAGES = 10_000  # a shard, however small they are
+_PDEATHSIG = 1  # of prctl: the signal that a process gets when its parent dies
 _LISTED = 20  # undecodable images by name
 _TRIED = 32  # images whose size is taken as the mean
 _JOB_FILE = f"{PARTS}/job.json"
@@ -47,7 +51,7 @@ def over_processes(num: int) -> Spread:
 
     def spread(tasks: Iterable[ShardTask]) -> Iterator[Part]:
         remaining = iter(tasks)
-        with ProcessPoolExecutor(num, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(num, get_context("spawn"), initializer=_follow_parent) as pool:
             running: set[Future[Part]] = set()
             while True:
                 running |= {pool.submit(task.make) for task in islice(remaining, 2 * num - len(running))}
@@ -58,6 +62,13 @@ def over_processes(num: int) -> Spread:
                     yield future.result()
 
     return spread
+
+
+def _follow_parent() -> None:
+    """A worker leaves Ctrl-C to its parent, and ends with it, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass
@@ -117,7 +128,7 @@ def _claim(out: Folder, made_from: dict[str, Any]) -> Dataset | None:
             return dataset
         raise SourceError(f"{out.shown} holds shards of other images or options; give a new folder")
     if out.size(_JOB_FILE) is None:
-        if next(out.names(), None) is not None:
+        if any(not name.endswith(UNFINISHED) for name in out.names()):
             raise SourceError(f"{out.shown} is not empty; give a new folder")
         out.write(_JOB_FILE, text.encode())
     elif out.read(_JOB_FILE).decode() != text:

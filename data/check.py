@@ -12,7 +12,7 @@ import pyarrow as pa
 import typer
 
 from data.folders import Folder, FolderError, Place, as_folder
-from data.redact import redact
+from data.redact import redact, redact_address
 from data.shards import (
     DATASET_FILE,
     MANIFEST_FILE,
@@ -52,6 +52,11 @@ def _misdescribed(place: Place, dataset: Dataset | None) -> Iterator[str]:
     if digest.hexdigest() != dataset.sha256:
         yield f"{MANIFEST_FILE} differs from the digest in {DATASET_FILE}"
     columns = {"label": table["label"], "class_name": table["class_name"].cast(pa.string())}
+    counts = {
+        pair["values"]: pair["counts"] for pair in table["split"].cast(pa.string()).value_counts().to_pylist()
+    }
+    if counts != dataset.counts:
+        yield f"{DATASET_FILE} counts {dataset.counts}, the manifest {counts}"
     pairs = pa.table(columns).group_by(["label", "class_name"]).aggregate([])
     for label, name in zip(pairs["label"].to_pylist(), pairs["class_name"].to_pylist(), strict=True):
         told = "" if label < 0 else dict(enumerate(dataset.classes)).get(label)
@@ -69,20 +74,33 @@ def _damage(shards: Folder, rows: list[Row], *, own: bool) -> list[str]:
     """Of one shard's samples. own: it was written here, so that labels and headers are known to the byte."""
     name = rows[0]["shard"]
     before = 3 * BLOCK if own else 0  # label header, label, image header, image
-    if shards.size(name) is None:
+    length = shards.size(name)
+    if length is None:
         return [f"{row['key']}: {name} is missing" for row in rows]
     found = []
     with shards.open(name) as file:
         for row in rows:
-            file.seek(row["offset"] - before)
-            record = file.read(before + row["size"])
-            if len(record) < before + row["size"]:
+            offset, size = row["offset"], row["size"]
+            if offset is None or size is None or offset < before or size < 0:
+                found.append(f"{row['key']}: the manifest gives it an impossible place in {name}")
+                continue
+            if offset + size > length:
                 found.append(f"{row['key']}: {name} ends before it")
-            elif hashlib.sha256(record[before:]).hexdigest() != row["sha256"]:
+                continue
+            file.seek(offset - before)
+            record = file.read(before + size)
+            if hashlib.sha256(record[before:]).hexdigest() != row["sha256"]:
                 found.append(f"{row['key']}: its image in {name} differs from the manifest")
             elif own and not _frame_is_sound(record, row):
                 found.append(f"{row['key']}: its label or tar header in {name} is damaged")
+    if own and not found and length < _end(rows[-1]):
+        found.append(f"{rows[-1]['key']}: the end of {name} behind it is missing")
     return found
+
+
+def _end(row: Row) -> int:
+    """Where a shard ends behind its last image: two empty blocks."""
+    return int(row["offset"] + (-(-row["size"] // BLOCK) + 2) * BLOCK)
 
 
 def _frame_is_sound(record: bytes, row: Row) -> bool:
@@ -103,7 +121,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Verify shards: exit 0 when sound, 1 when damaged or unreadable, 2 when there is no manifest."""
-    shown = redact(place)
+    shown = redact_address(place)
     try:
         folder = as_folder(place)
         if folder.size(MANIFEST_FILE) is None:

@@ -47,6 +47,17 @@ def random_crop(seed: int) -> Crop:
             if 0 < w <= width and 0 < h <= height:
                 left, upper = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
                 return (left, upper, left + w, upper + h)
-        return _centre(width, height, min(width, height))
+        return _widest(width, height)
 
     return crop
+
+
+def _widest(width: int, height: int) -> Box:
+    """The centre of an image that is too long or too high, at the nearest shape that is allowed."""
+    w, h = width, height
+    if width / height < _RATIO[0]:
+        h = round(width / _RATIO[0])
+    elif width / height > _RATIO[1]:
+        w = round(height * _RATIO[1])
+    left, upper = (width - w) // 2, (height - h) // 2
+    return (left, upper, left + w, upper + h)

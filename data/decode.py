@@ -1,12 +1,14 @@
 """Any image file to the 8-bit image that shards hold, and back to pixels."""
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Box = tuple[float, float, float, float]  # left, upper, right, lower
@@ -14,7 +16,22 @@ Crop = Callable[[int, int], Box]  # of an image's width and height
 _JPEG_SIDE = 65_500
 _WEBP_SIDE = 16_383
 _MODES = {1: "L", 3: "RGB"}
-_DAMAGE = (
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+_DAMAGE = (  # what Pillow raises on bytes that are no image
+    struct.error,
+    zlib.error,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
     ValueError,
     SyntaxError,
     EOFError,
@@ -55,7 +72,10 @@ def _read(
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with opener() as image:
-                upright = ImageOps.exif_transpose(image)
+                # Not ImageOps.exif_transpose: it writes the tags anew and fails on odd ones.
+                orientation = image.getexif().get(ExifTags.Base.Orientation)
+                turned = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+                upright = image if turned is None else image.transpose(turned)
                 return fit(_as_mode(upright, _MODES[channels]))
     except UnidentifiedImageError as error:
         raise UndecodableError("not an image that Pillow knows") from error

@@ -18,7 +18,7 @@ from uuid import uuid4
 import pyarrow as pa
 from pyarrow import fs
 
-from data.redact import redact
+from data.redact import redact, redact_address
 
 SCHEMES = ("s3", "gs", "gcs")
 UNFINISHED = ".unfinished"  # ends the names of what a killed process left behind
@@ -158,15 +158,17 @@ def as_folder(place: Place) -> Folder:
     if not is_address(str(place)):
         return LocalFolder(Path(place).expanduser())
     text = str(place)
+    shown = redact_address(text)
     if text.partition("://")[0].lower() not in SCHEMES:
-        raise FolderError(f"{redact(text)}: use a local path, s3://bucket/prefix or gs://bucket/prefix")
+        raise FolderError(f"{shown}: use a local path, s3://bucket/prefix or gs://bucket/prefix")
     try:
         filesystem, path = fs.FileSystem.from_uri(text)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise FolderError(f"{redact(text)}: {redact(str(error))}") from None  # the cause may hold secrets
+        reason = redact(str(error).replace(text, shown))
+        raise FolderError(f"{shown}: {reason}") from None  # the cause may hold secrets
     if not path:
-        raise FolderError(f"{redact(text)}: names no bucket")
-    return ObjectFolder(filesystem, path.rstrip("/"), redact(text))
+        raise FolderError(f"{shown}: names no bucket")
+    return ObjectFolder(filesystem, path.rstrip("/"), shown)
 
 
 def is_address(text: str) -> bool:

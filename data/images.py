@@ -19,7 +19,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from data.crops import centre_crop, quick_centre
 from data.decode import Crop, decode_pixels
 from data.fetch import FetchedFolder
-from data.folders import Folder, LocalFolder, Place, as_folder
+from data.folders import UNFINISHED, Folder, LocalFolder, Place, as_folder
 from data.shards import Dataset, read_manifest, shards_of
 from data.stream import WINDOW
 from data.views import decode_found_views, decode_views, view_of
@@ -174,9 +174,15 @@ def _cached(folder: Folder, split: str) -> Tensor:
     if file is None or not keys:
         return _decode_all(folder, split, torch.empty(shape, dtype=torch.uint8))
     if not file.is_file() or file.stat().st_size != np.prod(shape):
-        near = file.with_name(f"{file.name}.{uuid4().hex[:8]}")
+        near = file.with_name(f"{file.name}.{uuid4().hex[:8]}{UNFINISHED}")
         try:
-            _decode_all(folder, split, torch.from_numpy(np.memmap(near, np.uint8, "w+", shape=shape)))
+            with near.open("wb") as opened:  # a disk that fills while it is written would end the process
+                os.posix_fallocate(opened.fileno(), 0, int(np.prod(shape)))
+        except OSError:
+            near.unlink(missing_ok=True)
+            return _decode_all(folder, split, torch.empty(shape, dtype=torch.uint8))
+        try:
+            _decode_all(folder, split, torch.from_numpy(np.memmap(near, np.uint8, "r+", shape=shape)))
             os.replace(near, file)
         finally:
             near.unlink(missing_ok=True)
@@ -201,8 +207,10 @@ def _decode_all(folder: Folder, split: str, pixels: Tensor) -> Tensor:
         if index is not None and suffixes[index] in sample:
             pixels[index] = torch.from_numpy(decode_pixels(sample[suffixes[index]]).copy())
             found += 1
-    if found != len(place):
-        raise ValueError(f"{folder.shown}: the {split} shards hold {found} images, the manifest {len(place)}")
+    if not found == len(place) == len(pixels):
+        raise ValueError(
+            f"{folder.shown}: the {split} shards hold {found} images, the manifest {len(pixels)}"
+        )
     return pixels
 
 

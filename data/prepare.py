@@ -6,17 +6,19 @@ The preprocess stage runs the same `data.build.build`, over Ray.
 import json
 import os
 import sys
+from concurrent.futures import BrokenExecutor
 from typing import Annotated
 
+import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from data.build import SMALL, BadImagesError, build, here, over_processes
+from data.build import SMALL, build, here, over_processes
 from data.decode import ENCODERS
 from data.folders import FolderError
 from data.part import Job
-from data.redact import redact
+from data.redact import redact, redact_address
 from data.shards import Dataset
 from data.sources.base import Source, SourceError
 from data.sources.named import NAMED, PHOTOGRAPHS, open_source
@@ -72,8 +74,8 @@ def main(
             shard_mb=shard_mb,
         )
         dataset = _build(opened, out, job, processes)
-    except (SourceError, FolderError, BadImagesError, OSError) as error:
-        typer.echo(f"error: {redact(source)}: {redact(str(error))}", err=True)
+    except (ValueError, OSError, pa.ArrowException, BrokenExecutor) as error:
+        typer.echo(f"error: {redact_address(source)}: {redact(str(error))}", err=True)
         raise typer.Exit(2 if isinstance(error, SourceError | FolderError) else 1) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on with the shards that are missing", err=True)
@@ -86,7 +88,7 @@ def main(
             for name, own, split in zip(group["sources"], group["classes"], group["splits"], strict=True)
         )
         typer.echo(f"identical images: {named}", err=True)
-    shown = redact(out)
+    shown = redact_address(out)
     summary = {
         "out": shown,
         "counts": dataset.counts,

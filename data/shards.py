@@ -76,7 +76,12 @@ class Dataset:
 
     @staticmethod
     def read(place: Place) -> "Dataset":
-        return Dataset(**json.loads(as_folder(place).read(DATASET_FILE)))
+        """Raises ValueError where the file describes no shards."""
+        folder = as_folder(place)
+        try:
+            return Dataset(**json.loads(folder.read(DATASET_FILE)))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{folder.shown}/{DATASET_FILE} describes no shards: {error}") from None
 
     def write(self, folder: Path) -> None:
         (folder / DATASET_FILE).write_bytes(self.to_bytes())
@@ -157,6 +162,10 @@ def read_manifest(place: Place, split: str | None = None, columns: Sequence[str]
         table: pa.Table = pq.read_table(
             file, columns=wanted, read_dictionary=["shard", "split", "class_name"]
         )
+    if "shard" in table.column_names:
+        for name in table["shard"].unique().to_pylist():
+            if name is None or name.startswith("/") or ".." in name.split("/"):
+                raise ValueError(f"{MANIFEST_FILE} names the shard {name!r}, which lies outside its folder")
     chosen = table if split is None else table.filter(pa.compute.equal(table["split"], split))
     return chosen if columns is None else chosen.select(list(columns))
 

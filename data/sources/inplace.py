@@ -22,7 +22,10 @@ from data.shards import DATASET_FILE, Dataset
 from data.sources.base import IMAGE_SUFFIXES, Listing, Opener, Source, SourceError
 from data.sources.members import tar_members
 
-_SPLIT = re.compile(r"(?P<train>train)|(?P<test>test|val)", re.IGNORECASE)
+_SPLIT = re.compile(
+    r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<test>test(?:ing)?|val(?:id(?:ation)?)?))(?![a-z])",
+    re.IGNORECASE,
+)
 _LARGEST_LABEL = 1 << 20  # bytes
 
 
@@ -48,7 +51,7 @@ class StoredImage:
 def shards_source(place: Place) -> Source:
     """WebDataset tars in a folder: an image and its label (`.cls`, or `label` in `.json`) under one key.
 
-    The split is the first of train, test, val in a shard's name; without one it is drawn. Class names are
+    The split is the first word train, test or val in shards' names; without one it is drawn. Class names are
     those of a `dataset.json` beside the shards, else the labels. Raises SourceError for a damaged tar.
     """
     if has_secrets(str(place)):
@@ -88,8 +91,13 @@ def _index(folder: Folder, shards: list[str]) -> Listing:
         shard, offset, size = at[index].tolist()
         return StoredImage(folder, shards[shard], offset, size, kinds[index].as_py())
 
+    if not names:
+        raise SourceError(f"{folder.shown} has .tar files without any image")
     if any(splits) and not all(splits):
-        splits = [None] * len(splits)
+        odd = next(shard for shard in shards if _split_of(shard) is None)
+        raise SourceError(
+            f"{folder.shown} has shards named train, test or val, and {odd}: name its split too"
+        )
     return Listing(names, _class_names(folder, labels), splits, opener)
 
 

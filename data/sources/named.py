@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.folders import is_address
 from data.sources.archives import archive_source
-from data.sources.base import Item, Source, SourceError, folder_source, is_shards
+from data.sources.base import Item, Source, SourceError, folder_source, is_image, is_shards
 from data.sources.cifar import CIFAR, cifar_archive_source, cifar_source
 from data.sources.idx import has_idx, idx_source, mnist_source
 from data.sources.imagenet import imagenet_folder, imagenet_source, is_imagenet
@@ -82,8 +82,15 @@ def path_source(path: Path) -> Source:
 
 
 def _holds_shards(path: Path) -> bool:
-    """Tars beside each other and no image: WebDataset."""
-    return path.is_dir() and is_shards([file.name for file in path.iterdir()])
+    """Tars beside each other and no image: WebDataset. Raises SourceError where there are images below."""
+    if not path.is_dir() or not is_shards([file.name for file in path.iterdir()]):
+        return False
+    image = next((file for file in path.rglob("*") if is_image(file.name)), None)
+    if image is not None:
+        raise SourceError(
+            f"{path} holds .tar files and images ({image.relative_to(path)}): give one kind alone"
+        )
+    return True
 
 
 def digits_source(_: Path = Path()) -> Source:

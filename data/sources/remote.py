@@ -8,7 +8,7 @@ import pyarrow as pa
 from PIL import Image
 
 from data.folders import FolderError, ObjectFolder, as_folder
-from data.redact import redact
+from data.redact import redact, redact_address
 from data.sources.base import Opener, Source, SourceError, is_image, is_shards, split_folders, tree_items
 from data.sources.inplace import shards_source
 
@@ -25,7 +25,7 @@ def remote_source(address: str) -> Source:
     except FolderError as error:
         raise SourceError(str(error)) from None
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{redact(address)}: {redact(str(error))}") from None  # the cause may hold secrets
+        raise SourceError(f"{redact_address(address)}: {redact(str(error))}") from None
     if is_shards(list(files)):
         return shards_source(address)
     names = sorted(name for name in files if is_image(name.rpartition("/")[2]))

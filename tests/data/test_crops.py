@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import ks_2samp
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from data.crops import centre_crop, random_crop
@@ -107,11 +109,29 @@ def test_random_crops_reach_every_place():
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 400), (400, 1), (3000, 20)])
-def test_where_no_shape_fits_the_centre_is_taken(width, height):
-    side = min(width, height)
-    box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-    fallen = [tuple(drawn) == box for drawn in boxes(50, width, height)]
+def test_where_no_shape_fits_the_widest_at_the_centre_is_taken(width, height):
+    """As torchvision does: in whole pixels, at the nearest allowed shape."""
+    w, h = (round(height * 4 / 3), height) if width > height else (width, round(width * 4 / 3))
+    left, upper = (width - w) // 2, (height - h) // 2
+    fallen = [tuple(drawn) == (left, upper, left + w, upper + h) for drawn in boxes(50, width, height)]
     assert any(fallen)
+
+
+@pytest.mark.parametrize(("width", "height"), [(411, 120), (1000, 100), (100, 700)])
+def test_crops_of_long_images_are_distributed_as_torchvisions(width, height):
+    ours = np.array(boxes(3000, width, height))
+    image = torch.empty(1, height, width)
+    torch.manual_seed(0)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)]
+    )  # upper, left, height, width
+    for own, other in (
+        (ours[:, 2] - ours[:, 0], theirs[:, 3]),
+        (ours[:, 3] - ours[:, 1], theirs[:, 2]),
+        (ours[:, 0], theirs[:, 1]),
+        (ours[:, 1], theirs[:, 0]),
+    ):
+        assert ks_2samp(own, other).pvalue > 1e-3
 
 
 def test_random_crop_is_a_function_of_seed_and_size_alone():

@@ -1,6 +1,7 @@
 """Every kind of image file to square 8-bit pixels."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -295,3 +296,18 @@ def test_jpeg_is_near_the_pixels_in_every_colour(mode):
     if mode == "RGB":
         layers = Image.open(io.BytesIO(payload)).layer
         assert [layer[1:3] for layer in layers] == [(1, 1)] * 3  # no subsampling
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "content"),
+    [(0x0100, 1, b"\x05\x00\x00\x00"), (0x010E, 5, b"\x1a\x00\x00\x00"), (0x011A, 2, b"ab\x00\x00")],
+    ids=["width as a byte", "description as a rational", "resolution as text"],
+)
+def test_odd_exif_tags_beside_the_orientation(tmp_path, tag, kind, content):
+    """ImageOps.exif_transpose writes the tags anew, and fails on these."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI", tag, kind, 1) + content
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + b"\0" * 12
+    picture.save(tmp_path / "odd.jpg", exif=exif, quality=100)
+    opened = read_frame(lambda: Image.open(tmp_path / "odd.jpg"), channels=3, short_side=100)
+    assert opened.size == (20, 30)

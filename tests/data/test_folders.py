@@ -9,6 +9,7 @@ from planted import SECRET_KEY
 
 from data.fetch import FetchedFolder
 from data.folders import UNFINISHED, FolderError, LocalFolder, as_folder
+from data.redact import has_secrets
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -99,3 +100,15 @@ def test_fetched_files_are_kept_and_forgotten(bucket):
     assert fetched.read("b") == b"b"
     assert fetched.read("a") == b"new"
     assert held.read() == b"a"
+
+
+@pytest.mark.parametrize("sign", ["'", '"', " ", "/", "@", "%27", "\\", ":"])
+def test_signs_that_a_secret_may_hold(sign):
+    """An address is refused, or opened, without showing what stands before its last @."""
+    address = f"s3://KEY:planted{sign}SECRET@bucket/shards?region=us-east-1"
+    assert has_secrets(address)
+    try:
+        shown = as_folder(address).shown
+    except FolderError as error:
+        shown = str(error)
+    assert "SECRET" not in shown

@@ -6,6 +6,8 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -17,6 +19,7 @@ from data.part import Job
 from data.shards import Dataset, read_manifest
 from data.sources.base import SourceError, is_shards
 from data.sources.inplace import shards_source
+from data.sources.named import open_source
 
 JOB = Job(3, 16, 0, 0.25, 0.0)
 
@@ -196,3 +199,38 @@ def test_on_an_object_store(tmp_path, bucket, monkeypatch):
 )
 def test_what_counts_as_shards(names, expected):
     assert is_shards(names) == expected
+
+
+@pytest.mark.parametrize("name", ["latest", "interval", "constrained", "a"])
+def test_words_within_others_are_no_splits(tmp_path, name):
+    assert set(shards_source(make_shards(tmp_path, prefix=name)).splits) == {None}
+
+
+def test_a_shard_without_a_split_beside_others_is_refused(tmp_path):
+    make_shards(tmp_path, prefix="train")
+    make_shards(tmp_path, prefix="extra")
+    with pytest.raises(SourceError, match=r"extra-000000\.tar"):
+        len(shards_source(tmp_path).items)
+
+
+def test_shards_without_an_image_are_refused(tmp_path):
+    write_tar(tmp_path / "train.tar", {"a.cls": b"1"})
+    with pytest.raises(SourceError, match="without any image"):
+        len(shards_source(tmp_path).items)
+
+
+def test_tars_beside_a_tree_of_images_are_refused(tmp_path, write_images):
+    make_shards(tmp_path)
+    write_images(tmp_path, "cat/1.png")
+    with pytest.raises(SourceError, match=r"holds \.tar files and images \(cat/1\.png"):
+        open_source(str(tmp_path), ".")
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../other/train-00000.tar", "a/../../b.tar"])
+def test_a_manifest_cannot_lead_out_of_its_folder(own_shards, name):
+    table = read_manifest(own_shards.folder)
+    column = pa.array([name] * len(table))
+    table = table.set_column(table.schema.get_field_index("shard"), "shard", column)
+    pq.write_table(table, own_shards.folder / "manifest.parquet")
+    with pytest.raises(ValueError, match="outside its folder"):
+        ShardImages(own_shards.folder, "train")

@@ -129,7 +129,7 @@ def test_missing_cifar_is_told_where_to_get(tmp_path):
     text = message("cifar10", tmp_path / "no where")
     for part in (
         str(tmp_path / "no where" / "cifar-10-batches-py"),
-        "does not exist; download https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "does not exist; run python -m data.get cifar10 --root ",
         "data.root",
     ):
         assert part in text
