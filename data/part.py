@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.decode import ENCODERS, UndecodableError, read_as_is, read_frame, read_square
 from data.folders import PARTS, Folder
-from data.shards import Encoded, Row, make_row, to_table, write_shard
+from data.shards import SCHEMA, Encoded, Row, make_row, read_parquet, to_table, write_shard
 from data.sources.base import Item
 from data.sources.inplace import StoredImage
 
@@ -165,7 +165,8 @@ def read_part(out: Folder, name: str) -> Part | None:
 
 
 def read_part_rows(out: Folder, name: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(out.read(_part_file(name)))).replace_schema_metadata(None)
+    table = read_parquet(io.BytesIO(out.read(_part_file(name))))
+    return table.cast(SCHEMA).replace_schema_metadata(None)
 
 
 def _part_file(name: str) -> str:

@@ -159,15 +159,21 @@ def read_manifest(place: Place, split: str | None = None, columns: Sequence[str]
     """The manifest's rows, of one split or of all, in the order in which the shards hold them."""
     wanted = None if columns is None else [*dict.fromkeys([*columns, "split"])]
     with as_folder(place).open(MANIFEST_FILE) as file:
-        table: pa.Table = pq.read_table(
-            file, columns=wanted, read_dictionary=["shard", "split", "class_name"]
-        )
+        table = read_parquet(file, wanted)
     if "shard" in table.column_names:
         for name in table["shard"].unique().to_pylist():
             if name is None or name.startswith("/") or ".." in name.split("/"):
                 raise ValueError(f"{MANIFEST_FILE} names the shard {name!r}, which lies outside its folder")
     chosen = table if split is None else table.filter(pa.compute.equal(table["split"], split))
     return chosen if columns is None else chosen.select(list(columns))
+
+
+def read_parquet(file: BinaryIO, columns: list[str] | None = None) -> pa.Table:
+    """In this thread: `pyarrow.parquet.read_table` leaves threads that may abort a process at its end
+    (github.com/apache/arrow, issue 45017).
+    """
+    stored = pq.ParquetFile(file, read_dictionary=["shard", "split", "class_name"])
+    return stored.read(columns=columns, use_threads=False)
 
 
 def write_split(folder: Path, split: str, images: Iterable[Encoded], shard_images: int) -> list[Row]:
