@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import webdataset as wds
 
@@ -164,7 +165,7 @@ def read_manifest(place: Place, split: str | None = None, columns: Sequence[str]
         for name in table["shard"].unique().to_pylist():
             if name is None or name.startswith("/") or ".." in name.split("/"):
                 raise ValueError(f"{MANIFEST_FILE} names the shard {name!r}, which lies outside its folder")
-    chosen = table if split is None else table.filter(pa.compute.equal(table["split"], split))
+    chosen = table if split is None else table.filter(pc.equal(table["split"], split))
     return chosen if columns is None else chosen.select(list(columns))
 
 

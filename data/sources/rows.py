@@ -48,7 +48,7 @@ def read_column(file: Path, column: str) -> pa.ChunkedArray:
     with reading(file):
         if not _is_parquet(file):
             return _mapped(str(file))[column]
-        return pq.read_table(file, columns=[column], use_threads=False, partitioning=None)[column]
+        return pq.ParquetFile(file).read(columns=[column], use_threads=False)[column]
 
 
 def paths_without_bytes(file: Path, column: str) -> Iterator[str]:
