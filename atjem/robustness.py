@@ -34,14 +34,18 @@ def autoattack_accuracy(
     """
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     attack = AutoAttack(model, norm=norm, eps=eps, version="standard", device=x.device, seed=seed)
-    attack.attacks_to_run = attacks_of(num_classes)
-    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
+    _aim(attack, num_classes)
     if iterations is not None:
         _shorten(attack, iterations)
     x = x.contiguous()  # the L2 attacks view images as rows
     x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=_CHUNK)
     _check_inside(x_adv, x, norm, eps)
     return _accuracy(model, x_adv, y)
+
+
+def _aim(attack: AutoAttack, num_classes: int) -> None:
+    attack.attacks_to_run = attacks_of(num_classes)
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
 
 
 def _shorten(attack: AutoAttack, iterations: int) -> None:

@@ -10,6 +10,7 @@ from atjem.checkpoint import save_model
 from atjem.fidelity import (
     CLASSIFIER,
     INCEPTION,
+    FeatureMoments,
     Features,
     Statistics,
     extract,
@@ -251,3 +252,14 @@ def test_malicious_inception_file_is_not_executed(tmp_path):
     with pytest.raises(ValueError, match="does not hold"):
         make_extractor(INCEPTION, str(tmp_path / "bad.pth"), torch.device("cpu"))
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("sizes", [(30,), (7, 1, 22)], ids=str)
+def test_moments_add_up_to_mean_and_unbiased_covariance(sizes):
+    pooled = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)).double()
+    moments = FeatureMoments()
+    for part in pooled.split(list(sizes)):
+        moments.add(part)
+    found = moments.statistics()
+    assert found.mu == pytest.approx(pooled.mean(0).numpy())
+    assert found.sigma == pytest.approx(np.cov(pooled.numpy(), rowvar=False))

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 import atjem
+from atjem.balls import make_ball
 from atjem.models.registry import ModelSpec, build_model
+from atjem.objectives import cross_entropy
 
 X, Y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
 CALLS = {
@@ -163,3 +165,11 @@ def test_samples_of_no_steps_are_a_copy():
     images = atjem.sample(small_model(), seeds, torch.tensor([0, 1]), step_size=0.1, num_steps=0)
     assert torch.equal(images, seeds)
     assert images.data_ptr() != seeds.data_ptr()
+
+
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+def test_an_attack_takes_twenty_steps_that_cross_its_ball(norm):
+    model, x, y = small_model(), torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    ball = make_ball(norm, 0.3)
+    told = {"objective": cross_entropy, "ball": ball, "step_size": 2.5 * 0.3 / 20, "num_steps": 20}
+    assert torch.equal(atjem.attack(model, x, y, eps=0.3, norm=norm), atjem.pgd(model, x, y, **told))

@@ -119,3 +119,15 @@ def test_resumed_training_is_the_uninterrupted_one():
 def test_micro_batches_draw_other_noise():
     seeds = [part.seed for part in batch(seed=7).chunks(2)]
     assert len(set(seeds)) == 2
+
+
+def test_real_images_carry_the_input_noise():
+    model = network()
+    seen = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    noise = 0.2
+    objective(input_noise=noise).terms(Networks(model, model, model), batch(), 0)
+    hook.remove()
+    x, added = batch().x, seen[-1][: len(batch().x)] - batch().x
+    assert x.shape == added.shape
+    assert added.std().item() == pytest.approx(noise, rel=0.2)

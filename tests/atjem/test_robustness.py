@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from pyautoattack import AutoAttack
 
-from atjem.robustness import autoattack_accuracy, pgd_accuracy
+from atjem.robustness import _aim, autoattack_accuracy, pgd_accuracy
 
 PATCHES = 4  # an 8x8 image has four 4x4 patches; class k is recognised by patch k
 SCALE = 20.0
@@ -134,3 +135,10 @@ def test_a_model_of_nan_has_no_robust_accuracy(make_classifier):
     for parameter in broken.parameters():
         parameter.data.fill_(torch.nan)
     assert math.isnan(pgd_accuracy(broken, x, y, norm="L2", eps=0.1, num_steps=2, seed=0))
+
+
+@pytest.mark.parametrize(("num_classes", "targets"), [(2, 1), (4, 3), (10, 9), (1000, 9)])
+def test_targeted_attacks_aim_at_nine_classes_or_all_others(num_classes, targets, make_classifier):
+    attack = AutoAttack(make_classifier(4), norm="L2", eps=0.3, version="standard", device="cpu", seed=0)
+    _aim(attack, num_classes)
+    assert attack.apgd_targeted.n_target_classes == attack.fab.n_target_classes == targets
