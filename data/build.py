@@ -32,6 +32,7 @@ Spread = Callable[[Iterable[ShardTask]], Iterator[Part]]
 SMALL = 2_000  # images that are done before other processes have started
 _MOST_IMAGES = 10_000  # a shard, however small they are
 _PDEATHSIG = 1  # of prctl: the signal that a process gets when its parent dies
+_CERTAIN = 100  # undecodable images beyond those allowed that end a build at once
 _LISTED = 20  # undecodable images by name
 _TRIED = 32  # images whose size is taken as the mean
 _JOB_FILE = f"{PARTS}/job.json"
@@ -109,7 +110,7 @@ def build(
         tasks = (task for plan in plans for task in plan.tasks(source, job, out))
         for part in spread(tasks):
             built.add(part)
-            _refuse_bad(built.rejected, len(source.items), job.max_bad_fraction, beyond=_LISTED)
+            _refuse_bad(built.rejected, len(source.items), job.max_bad_fraction, beyond=_CERTAIN)
             progress(built.done, total)
         for plan in plans:
             plan.written = sum(part.num_images for part in built.parts if part.split == plan.split)
