@@ -1,6 +1,5 @@
 """Image collections on object stores: trees of images, read one by one, or shards used in place."""
 
-import hashlib
 import io
 from functools import partial
 
@@ -9,7 +8,16 @@ from PIL import Image
 
 from data.folders import FolderError, ObjectFolder, as_folder
 from data.redact import redact, redact_address
-from data.sources.base import Opener, Source, SourceError, is_image, is_shards, split_folders, tree_items
+from data.sources.base import (
+    Opener,
+    Source,
+    SourceError,
+    is_image,
+    is_shards,
+    listing_digest,
+    split_folders,
+    tree_items,
+)
 from data.sources.inplace import shards_source
 
 
@@ -31,12 +39,11 @@ def remote_source(address: str) -> Source:
     names = sorted(name for name in files if is_image(name.rpartition("/")[2]))
     if not names:
         raise SourceError(f"{folder.shown} holds no image and no .tar; give a tree of images or shards")
-    listed = "".join(f"{name}\0{files[name][0]}\0{files[name][1]}\n" for name in names)
     paths = pa.array([name.encode() for name in names], pa.large_binary())
     splits = split_folders(paths)
     return Source(
         folder.shown,
-        hashlib.sha256(listed.encode()).hexdigest(),
+        listing_digest((name, *files[name]) for name in names),
         lambda: tree_items(paths, splits, partial(_opener, folder, paths)),
     )
 
