@@ -208,7 +208,7 @@ def test_recipe_without_data(place):
 def test_recipe_with_data_names_what_is_missing(place):
     done = _run(_find("cifar10 --set data.root=DATASETS"), place)
     assert done.returncode == 2
-    assert "DATASETS/cifar-10-batches-py does not exist; download https://" in done.stderr
+    assert "DATASETS/cifar-10-batches-py does not exist; run python -m data.get cifar10" in done.stderr
     assert "evaluate.inception_weights: WEIGHTS; no such file" in done.stderr
 
 
