@@ -66,6 +66,6 @@ def paired_views(streams: Sequence[Stream], step: int, indices: Indices) -> list
     ]
     views = streams[0].images.get_views(indices, crops)
     return [
-        stream.augmentation.apply(images.to(stream.device, non_blocking=True), own)
+        stream.augmentation.apply(images.to(stream.device, non_blocking=True), own, overwrite=True)
         for stream, images, own in zip(streams, views, drawn, strict=True)
     ]

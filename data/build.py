@@ -101,8 +101,15 @@ def build(
     """
     out = as_folder(place)
     made_from = {"identity": source.identity, "job": job.essence()}
-    if (finished := _claim(out, made_from)) is not None:
+    if (finished := _finished(out, made_from)) is not None:
         return finished
+    with out.held():
+        _claim(out, made_from)
+        return _put_together(source, out, job, made_from, _write(source, out, job, spread, progress))
+
+
+def _write(source: Source, out: Folder, job: Job, spread: Spread, progress: Progress) -> "_Built":
+    """All shards. Raises BadImagesError, and SourceError when the collection was changed meanwhile."""
     plans = _plans(source, job)
     total = sum(plan.wanted for plan in plans)
     built = _Built()
@@ -115,19 +122,31 @@ def build(
         for plan in plans:
             plan.written = sum(part.num_images for part in built.parts if part.split == plan.split)
     _refuse_bad(built.rejected, len(source.items), job.max_bad_fraction)
-    return _put_together(source, out, job, made_from, built)
+    if source.reopen().identity != source.identity:
+        raise SourceError(
+            f"{source.name} was changed while it was read; {out.shown} may hold both states: "
+            "remove it, and run again"
+        )
+    return built
 
 
-def _claim(out: Folder, made_from: dict[str, Any]) -> Dataset | None:
-    """Marks the folder as this build's, or gives the dataset that such a build has finished there."""
-    text = json.dumps(made_from, sort_keys=True)
+def _finished(out: Folder, made_from: dict[str, Any]) -> Dataset | None:
+    """The dataset that such a build has finished there. Raises SourceError where another one has."""
     if isinstance(out, LocalFolder) and out.path.exists() and not out.path.is_dir():
         raise SourceError(f"{out.shown} is a file; give a new folder")
-    if out.size(DATASET_FILE) is not None:
-        dataset = Dataset.read(out)
-        if json.dumps(dataset.made_from, sort_keys=True) == text:
-            return dataset
+    if out.size(DATASET_FILE) is None:
+        return None
+    dataset = Dataset.read(out)
+    if dataset.made_from != made_from:
         raise SourceError(f"{out.shown} holds shards of other images or options; give a new folder")
+    if out.size(_JOB_FILE) is not None:
+        _clear(out)
+    return dataset
+
+
+def _claim(out: Folder, made_from: dict[str, Any]) -> None:
+    """Marks the folder as this build's. Raises SourceError where it holds anything else."""
+    text = json.dumps(made_from, sort_keys=True)
     if out.size(_JOB_FILE) is None:
         if any(not name.endswith(UNFINISHED) for name in out.names()):
             raise SourceError(f"{out.shown} is not empty; give a new folder")
@@ -136,7 +155,6 @@ def _claim(out: Folder, made_from: dict[str, Any]) -> Dataset | None:
         raise SourceError(
             f"{out.shown} holds unfinished shards of other images or options; give a new folder"
         )
-    return None
 
 
 @dataclass
@@ -233,6 +251,7 @@ def _put_together(source: Source, out: Folder, job: Job, made_from: dict[str, An
             class_counts.update(rows["class_name"].to_pylist())
         digest = manifest.close()
     mean, std = _mean_std(sum(part.histogram for part in parts if part.split == job.split_names[0]))
+    identical, num_identical = contents.find(lambda: (read_part_rows(out, part.name) for part in parts))
     dataset = Dataset(
         job.channels,
         job.image_size,
@@ -244,7 +263,8 @@ def _put_together(source: Source, out: Folder, job: Job, made_from: dict[str, An
         mean=mean,
         std=std,
         rejected=[bad for part in parts for bad in part.rejected],
-        identical=contents.find(lambda: (read_part_rows(out, part.name) for part in parts)),
+        identical=identical,
+        num_identical=num_identical,
         made_from=made_from,
         shards_at=source.shards_at,
         sha256=digest,

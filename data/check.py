@@ -1,8 +1,7 @@
 """Shards against their manifest: `python -m data.check URI` names every damaged sample."""
 
-import hashlib
 import json
-import tarfile
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -11,7 +10,9 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from data.folders import Folder, FolderError, Place, as_folder
+from data.command_line import app_of, call
+from data.damage import shard_damage
+from data.folders import FolderError, Place, as_folder
 from data.redact import redact, redact_address
 from data.shards import (
     DATASET_FILE,
@@ -23,7 +24,7 @@ from data.shards import (
     shards_of,
 )
 
-BLOCK = tarfile.BLOCKSIZE
+_LISTED = 50  # damaged samples by name, without --json
 _READERS = 4  # hashing leaves Python's lock to others
 
 
@@ -37,7 +38,7 @@ def find_damage(place: Place) -> Iterator[str]:
     shards = shards_of(place, dataset) if dataset else as_folder(place)
     own = dataset is None or not dataset.shards_at
     with ThreadPoolExecutor(_READERS) as pool:
-        for found in pool.map(lambda rows: _damage(shards, rows, own=own), _rows_by_shard(place)):
+        for found in pool.map(lambda rows: shard_damage(shards, rows, own=own), _rows_by_shard(place)):
             yield from found
 
 
@@ -70,52 +71,6 @@ def _rows_by_shard(place: Place) -> Iterator[list[Row]]:
     return (list(group) for _, group in groupby(rows, key=lambda row: row["shard"]))
 
 
-def _damage(shards: Folder, rows: list[Row], *, own: bool) -> list[str]:
-    """Of one shard's samples. own: it was written here, so that labels and headers are known to the byte."""
-    name = rows[0]["shard"]
-    before = 3 * BLOCK if own else 0  # label header, label, image header, image
-    length = shards.size(name)
-    if length is None:
-        return [f"{row['key']}: {name} is missing" for row in rows]
-    found = []
-    with shards.open(name) as file:
-        for row in rows:
-            offset, size = row["offset"], row["size"]
-            if offset is None or size is None or offset < before or size < 0:
-                found.append(f"{row['key']}: the manifest gives it an impossible place in {name}")
-                continue
-            if offset + size > length:
-                found.append(f"{row['key']}: {name} ends before it")
-                continue
-            file.seek(offset - before)
-            record = file.read(before + size)
-            if hashlib.sha256(record[before:]).hexdigest() != row["sha256"]:
-                found.append(f"{row['key']}: its image in {name} differs from the manifest")
-            elif own and not _frame_is_sound(record, row):
-                found.append(f"{row['key']}: its label or tar header in {name} is damaged")
-    if own and not found and length < _end(rows[-1]):
-        found.append(f"{rows[-1]['key']}: the end of {name} behind it is missing")
-    return found
-
-
-def _end(row: Row) -> int:
-    """Where a shard ends behind its last image: two empty blocks."""
-    return int(row["offset"] + (-(-row["size"] // BLOCK) + 2) * BLOCK)
-
-
-def _frame_is_sound(record: bytes, row: Row) -> bool:
-    label = str(row["label"]).encode()
-    headers = ((0, f"{row['key']}.cls", len(label)), (2, f"{row['key']}.{row['suffix']}", row["size"]))
-    for block, name, size in headers:
-        try:
-            header = tarfile.TarInfo.frombuf(record[block * BLOCK : (block + 1) * BLOCK], "utf-8", "strict")
-        except tarfile.HeaderError:
-            return False
-        if (header.name, header.size) != (name, size):
-            return False
-    return record[BLOCK : 2 * BLOCK] == label.ljust(BLOCK, b"\0")
-
-
 def main(
     place: Annotated[str, typer.Argument(help="folder, s3:// or gs:// address that data.prepare wrote")],
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -141,12 +96,14 @@ def main(
     if as_json:
         typer.echo(json.dumps({"folder": shown, "damaged": damage}))
     else:
-        for line in damage:
+        for line in damage[:_LISTED]:
             typer.echo(line)
+        if len(damage) > _LISTED:
+            typer.echo(f"and {len(damage) - _LISTED} more; --json lists them all")
         told = f"{len(damage)} damaged samples; prepare them into a new folder" if damage else "sound"
         typer.echo(f"{shown}: {told}")
     raise typer.Exit(1 if damage else 0)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(call(app_of(main)))

@@ -86,8 +86,10 @@ def _read(
 
 
 def _as_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, in 16 or 32
-        image = Image.fromarray((np.asarray(image).clip(0, 65535).astype(np.uint32) >> 8).astype(np.uint8))
+    if image.mode.startswith("I"):  # 16 bits or 32; of 16 the upper 8, as Pillow takes them of colours
+        values = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        shift = 0 if image.mode == "I" and values.max() <= 255 else 8  # 8 bits in 32 are 8 bits
+        image = Image.fromarray((values >> shift).astype(np.uint8))
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
         values = values * 255 if values.max() <= 1 else values

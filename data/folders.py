@@ -4,6 +4,7 @@
 (environment, profile, instance role) or those in the address; addresses are shown without them.
 """
 
+import fcntl
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -58,9 +59,20 @@ class Folder(ABC):
     def names(self) -> Iterator[str]:
         """Of all files below, in no particular order."""
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else on this disk holds the folder meanwhile. Raises FolderError; on object stores never."""
+        yield
+
     def read(self, name: str) -> bytes:
         with self.open(name) as file:
             return file.read()
+
+    def read_part(self, name: str, offset: int, size: int) -> bytes:
+        """As many of `size` bytes as there are. Raises FileNotFoundError."""
+        with self.open(name) as file:
+            file.seek(offset)
+            return file.read(size)
 
     def write(self, name: str, content: bytes) -> None:
         with self.new_file(name) as file:
@@ -78,6 +90,15 @@ class LocalFolder(Folder):
     def open(self, name: str) -> BinaryIO:
         return (self.path / name).open("rb")
 
+    def read_part(self, name: str, offset: int, size: int) -> bytes:
+        descriptor = os.open(
+            f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC
+        )  # a third of a file object's time
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+
     def size(self, name: str) -> int | None:
         file = self.path / name
         return file.stat().st_size if file.is_file() else None
@@ -93,12 +114,20 @@ class LocalFolder(Folder):
         try:
             with near.open("wb") as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())  # a power cut would leave the name without the bytes
             os.replace(near, final)
         finally:
             near.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path / f".lock{UNFINISHED}", f"{self.shown} is being written by another process"):
+            yield
 
     def names(self) -> Iterator[str]:
         return (path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file())
@@ -146,6 +175,20 @@ class ObjectFolder(Folder):
 
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}"
+
+
+@contextmanager
+def locked(file: Path, refusal: str = "") -> Iterator[None]:
+    """Only one process of this machine at a time; waits for the others, or raises FolderError(refusal)."""
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise FolderError(refusal) from None
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 Place = str | Path | Folder

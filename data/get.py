@@ -5,6 +5,7 @@ annotations are CC BY 4.0; MNIST is CC BY-SA 3.0, Fashion-MNIST MIT; CIFAR's aut
 """
 
 import signal
+import sys
 import threading
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from data.command_line import app_of, call
 from data.fetching.download import Downloader
 from data.fetching.openimages import BUCKET, FOLDER, Crew, ListError, Seed, TroubleError, plan
 from data.fetching.published import PUBLISHED, PublishedError, fetch_published
@@ -142,4 +144,4 @@ def _fetch_openimages(
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    typer.run(main)
+    sys.exit(call(app_of(main)))

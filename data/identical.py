@@ -20,20 +20,23 @@ class Contents:
         """rows: of a manifest."""
         self._digests.append(np.array([_short(sha) for sha in rows["sha256"].to_pylist()], dtype=np.int64))
 
-    def find(self, read_again: Callable[[], Iterable[pa.Table]]) -> list[dict[str, Any]]:
-        """Groups of images with the same bytes but other classes or splits: sources, classes, splits."""
+    def find(self, read_again: Callable[[], Iterable[pa.Table]]) -> tuple[list[dict[str, Any]], int]:
+        """Groups of images with the same bytes but other classes or splits: sources, classes, splits.
+
+        Returns the first of them, and how many there are.
+        """
         digests = np.concatenate(self._digests) if self._digests else np.empty(0, dtype=np.int64)
         values, counts = np.unique(digests, return_counts=True)
         repeated = set(values[counts > 1].tolist())
         if not repeated:
-            return []
+            return [], 0
         groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for rows in read_again():
             for row in rows.select(["sha256", "source", "class_name", "split"]).to_pylist():
                 if _short(row["sha256"]) in repeated:
                     groups[row["sha256"]].append(row)
         told = [group for group in groups.values() if _differ(group, "class_name") or _differ(group, "split")]
-        return [
+        named = [
             {
                 "sources": [row["source"] for row in group],
                 "classes": [row["class_name"] for row in group],
@@ -41,6 +44,7 @@ class Contents:
             }
             for group in told[:_MOST]
         ]
+        return named, len(told)
 
 
 def _short(sha256: str) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from data.crops import centre_crop, quick_centre
 from data.decode import Crop, decode_pixels
 from data.fetch import FetchedFolder
-from data.folders import UNFINISHED, Folder, LocalFolder, Place, as_folder
+from data.folders import UNFINISHED, Folder, LocalFolder, Place, as_folder, locked
 from data.shards import Dataset, read_manifest, shards_of
 from data.stream import WINDOW
 from data.views import decode_found_views, decode_views, view_of
@@ -28,6 +27,7 @@ Indices = Sequence[int] | np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
 Crops = Sequence[Crop] | None
 ShardSizes = np.ndarray[Any, np.dtype[np.int64]]
 _CACHE_LIMIT = 8 << 30  # bytes of decoded pixels beside the shards
+_SHARES = 16  # of a batch for each reader: handing images out one by one costs a tenth of reading them
 _DEVICE_SHARE = 0.1  # of a device's free memory that a collection may take
 
 
@@ -51,7 +51,7 @@ class Images(Protocol):
         ...
 
     def get_views(self, indices: Indices, views: Sequence[Crops]) -> list[Tensor]:
-        """Several views of the same images, from one decoding: what `get` gives for each."""
+        """What `get` gives for each of several views of the same images, decoded once; they share nothing."""
         ...
 
 
@@ -86,7 +86,8 @@ class MemoryImages:
             self.pixels.device, non_blocking=True
         )
         squares = self.pixels[chosen]
-        return [squares if crops is None else crop_each(squares.cpu(), crops) for crops in views]
+        given = [squares if crops is None else crop_each(squares.cpu(), crops) for crops in views]
+        return [view.clone() if view is squares and place else view for place, view in enumerate(given)]
 
 
 class ShardImages:
@@ -95,6 +96,7 @@ class ShardImages:
     shards: ShardSizes | None = None
 
     def __init__(self, place: Place, split: str, readers: int = 4) -> None:
+        self.place, self.split = place, split
         manifest = read_manifest(place, split, ("shard", "offset", "size")).combine_chunks()
         dataset = Dataset.read(place)
         self.folder, self.as_found = shards_of(place, dataset), bool(dataset.shards_at)
@@ -104,6 +106,7 @@ class ShardImages:
         if not isinstance(self.folder, LocalFolder):
             self.shards = _run_lengths(self.shard_of)
             self.folder = FetchedFolder(self.folder, keep=2 * WINDOW)
+        self.readers = readers
         self.pool = ThreadPoolExecutor(readers, initializer=torch.set_num_threads, initargs=(1,))
         self.test_view = centre_crop(self.image_size) if dataset.whole else None
         self.centre = quick_centre(self.image_size) if dataset.whole else None
@@ -119,22 +122,31 @@ class ShardImages:
         shape = (len(indices), self.channels, self.image_size, self.image_size)
         out = [torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last) for _ in views]
 
-        def fill(place: int, index: int, crops: Sequence[Crop | None]) -> None:
-            for images, view in zip(out, self._read(index, crops), strict=True):
-                images[place] = view
+        def fill(places: range) -> None:
+            for place in places:
+                read = self._read(int(indices[place]), [crops[place] for crops in asked])
+                for images, view in zip(out, read, strict=True):
+                    images[place] = view
 
-        every = zip(range(len(indices)), indices, zip(*asked, strict=True), strict=True)
-        for done in [self.pool.submit(fill, *one) for one in every]:
+        if any(len(crops) != len(indices) for crops in asked):
+            raise ValueError(f"crops of other images than the {len(indices)}; give one for each")
+        share = -(-len(indices) // (_SHARES * self.readers))
+        parts = (range(len(indices))[start : start + share] for start in range(0, len(indices), share))
+        for done in [self.pool.submit(fill, places) for places in parts]:
             done.result()
         return out
 
     def _read(self, index: int, crops: Sequence[Crop | None]) -> list[Tensor]:
-        with self.folder.open(self.names[self.shard_of[index]]) as file:
-            file.seek(int(self.offsets[index]))
-            payload = file.read(int(self.sizes[index]))
-        if self.as_found:
-            return decode_found_views(payload, crops, self.image_size, self.channels)
-        return decode_views(payload, crops, self.image_size)
+        shard = self.names[self.shard_of[index]]
+        payload = self.folder.read_part(shard, int(self.offsets[index]), int(self.sizes[index]))
+        try:
+            if self.as_found:
+                return decode_found_views(payload, crops, self.image_size, self.channels)
+            return decode_views(payload, crops, self.image_size)
+        except (OSError, RuntimeError, ValueError, SyntaxError) as error:
+            key = read_manifest(self.place, self.split, ["key"])["key"][int(index)]
+            reason = f"damaged since it was prepared ({error}); python -m data.check names all such images"
+            raise ValueError(f"{key} in {self.folder.shown}/{shard}: {reason}") from error
 
 
 def crop_each(squares: Tensor, crops: Sequence[Crop]) -> Tensor:
@@ -173,19 +185,19 @@ def _cached(folder: Folder, split: str) -> Tensor:
     file = _cache_file(folder, split, dataset)
     if file is None or not keys:
         return _decode_all(folder, split, torch.empty(shape, dtype=torch.uint8))
-    if not file.is_file() or file.stat().st_size != np.prod(shape):
-        near = file.with_name(f"{file.name}.{uuid4().hex[:8]}{UNFINISHED}")
-        try:
-            with near.open("wb") as opened:  # a disk that fills while it is written would end the process
-                os.posix_fallocate(opened.fileno(), 0, int(np.prod(shape)))
-        except OSError:
-            near.unlink(missing_ok=True)
-            return _decode_all(folder, split, torch.empty(shape, dtype=torch.uint8))
-        try:
-            _decode_all(folder, split, torch.from_numpy(np.memmap(near, np.uint8, "r+", shape=shape)))
+    near = file.with_name(f"{file.name}{UNFINISHED}")
+    with locked(file.with_name(f"{file.name}.lock{UNFINISHED}")):
+        if not file.is_file() or file.stat().st_size != np.prod(shape):
+            try:
+                with near.open("wb") as opened:  # a disk that fills while it is written would end the process
+                    os.posix_fallocate(opened.fileno(), 0, int(np.prod(shape)))
+            except OSError:
+                near.unlink(missing_ok=True)
+                return _decode_all(folder, split, torch.empty(shape, dtype=torch.uint8))
+            mapped = np.memmap(near, np.uint8, "r+", shape=shape)
+            _decode_all(folder, split, torch.from_numpy(mapped))
+            mapped.flush()  # else a power cut could leave the name with other bytes
             os.replace(near, file)
-        finally:
-            near.unlink(missing_ok=True)
     # Copy on write: the collection stays as it is, whatever becomes of a batch.
     return torch.from_numpy(np.memmap(file, np.uint8, "c", shape=shape))
 

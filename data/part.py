@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from data.damage import shard_damage
 from data.decode import ENCODERS, UndecodableError, read_as_is, read_frame, read_square
-from data.folders import PARTS, Folder
+from data.folders import PARTS, Folder, LocalFolder
 from data.shards import SCHEMA, Encoded, Row, make_row, read_parquet, to_table, write_shard
 from data.sources.base import Item
 from data.sources.inplace import StoredImage
@@ -92,7 +93,7 @@ class ShardTask:
     def make(self) -> Part:
         """Writes the shard and then its part, unless they are there already."""
         part = read_part(self.out, self.name)
-        if part is not None and (self.out.size(self.name) or 0) == part.num_bytes:
+        if part is not None and self._is_there(part):
             return part
         part = Part(self.name, self.split, np.zeros((self.job.channels, 256), dtype=np.int64))
         rows = self._write(part)
@@ -101,6 +102,14 @@ class ShardTask:
         with self.out.new_file(_part_file(self.name)) as file:
             pq.write_table(table, file)
         return part
+
+    def _is_there(self, part: Part) -> bool:
+        """Whether a finished shard is still as it was written: on a local disk its bytes are read again."""
+        if (self.out.size(self.name) or 0) != part.num_bytes:
+            return False
+        if not part.num_bytes or not isinstance(self.out, LocalFolder):
+            return True
+        return not shard_damage(self.out, read_part_rows(self.out, self.name).to_pylist(), own=True)
 
     def _write(self, part: Part) -> list[Row]:
         if all(isinstance(item.open, StoredImage) for item in self.items):

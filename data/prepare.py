@@ -6,6 +6,7 @@ The preprocess stage runs the same `data.build.build`, over Ray.
 import json
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from typing import Annotated
 
@@ -15,15 +16,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data.build import SMALL, build, here, over_processes
+from data.command_line import app_of, call
 from data.decode import ENCODERS
-from data.folders import FolderError
+from data.folders import FolderError, as_folder
 from data.part import Job
 from data.redact import redact, redact_address
-from data.shards import Dataset
+from data.shards import DATASET_FILE, Dataset
 from data.sources.base import Source, SourceError
 from data.sources.named import NAMED, PHOTOGRAPHS, open_source
 
 _LARGEST = 4096  # pixels a side
+_NAMED = 20  # of a kind
 _NAMES = f"a name ({', '.join((*sorted(NAMED), f'{PHOTOGRAPHS}-K'))})"
 
 
@@ -56,12 +59,14 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="print the dataset's description as JSON")] = False,
 ) -> None:
     """Turn a collection of images into WebDataset shards with a Parquet manifest."""
+    given = ""  # what an error is about, where its text does not say
     try:
-        _check_options(channels, image_size, test_fraction)
+        _check_options(channels, image_size, test_fraction, max_bad_fraction)
         _check_storage(image_size, short_side, encoding, max_images, shard_mb)
-        if not 0 <= max_bad_fraction <= 1:
-            raise SourceError(f"--max-bad-fraction {max_bad_fraction}: must lie between 0 and 1")
+        given = f"{redact_address(source)}: "
         opened = open_source(source, root)
+        num_unlabelled = opened.labels.count(None)
+        given = ""
         job = Job(
             channels,
             image_size,
@@ -73,27 +78,24 @@ def main(
             max_images=max_images,
             shard_mb=shard_mb,
         )
+        known = as_folder(out).size(DATASET_FILE) is not None
         dataset = _build(opened, out, job, processes)
     except (ValueError, OSError, pa.ArrowException, BrokenExecutor) as error:
-        typer.echo(f"error: {redact_address(source)}: {redact(str(error))}", err=True)
+        typer.echo(f"error: {given}{redact(str(error))}", err=True)
         raise typer.Exit(2 if isinstance(error, SourceError | FolderError) else 1) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on with the shards that are missing", err=True)
         raise typer.Exit(130) from None
-    for bad in dataset.rejected[:20]:
-        typer.echo(f"left out: {bad['source']}: {bad['reason']}", err=True)
-    for group in dataset.identical[:20]:
-        named = ", ".join(
-            f"{name} ({own or 'no class'}, {split})"
-            for name, own, split in zip(group["sources"], group["classes"], group["splits"], strict=True)
-        )
-        typer.echo(f"identical images: {named}", err=True)
     shown = redact_address(out)
+    for line in _notes(dataset, job, num_unlabelled):
+        typer.echo(line, err=True)
+    if known:
+        typer.echo(f"note: it was there already; python -m data.check {shown} verifies it", err=True)
     summary = {
         "out": shown,
         "counts": dataset.counts,
         "rejected": len(dataset.rejected),
-        "identical": len(dataset.identical),
+        "identical": dataset.num_identical,
     }
     counts = ", ".join(f"{count} {split}" for split, count in dataset.counts.items())
     typer.echo(
@@ -101,13 +103,38 @@ def main(
     )
 
 
-def _check_options(channels: int, image_size: int, test_fraction: float) -> None:
-    if channels not in (1, 3) or image_size < 1:
-        raise SourceError("--channels must be 1 or 3 and --image-size at least 1")
-    if image_size > _LARGEST:
-        raise SourceError(f"--image-size {image_size}: must be at most {_LARGEST}")
+def _notes(dataset: Dataset, job: Job, num_unlabelled: int) -> Iterator[str]:
+    """What a person should know of the dataset besides its counts."""
+    for bad in dataset.rejected[:_NAMED]:
+        yield f"left out: {bad['source']}: {bad['reason']}"
+    if len(dataset.rejected) > _NAMED:
+        yield f"left out: {len(dataset.rejected) - _NAMED} more; {DATASET_FILE} names them"
+    for group in dataset.identical[:_NAMED]:
+        named = ", ".join(
+            f"{name} ({own or 'no class'}, {split})"
+            for name, own, split in zip(group["sources"], group["classes"], group["splits"], strict=True)
+        )
+        yield f"identical images: {named}"
+    if dataset.num_identical > _NAMED:
+        yield f"identical images: {dataset.num_identical - _NAMED} more groups"
+    if dataset.classes and num_unlabelled:
+        yield f"note: {num_unlabelled} images have no class, others have: is that meant?"
+    for split in job.split_names:
+        if not dataset.counts.get(split):
+            yield f"note: there is no {split} image; a class of one image is all kept to train with"
+    if dataset.shards_at:
+        yield f"note: nothing was copied; {dataset.shards_at} must stay where it is"
+
+
+def _check_options(channels: int, image_size: int, test_fraction: float, max_bad_fraction: float) -> None:
+    if channels not in (1, 3):
+        raise SourceError(f"--channels {channels}: must be 1 (grey) or 3 (RGB)")
+    if not 1 <= image_size <= _LARGEST:
+        raise SourceError(f"--image-size {image_size}: must lie between 1 and {_LARGEST}")
     if not 0 < test_fraction < 1:
         raise SourceError(f"--test-fraction {test_fraction}: must lie between 0 and 1")
+    if not 0 <= max_bad_fraction <= 1:
+        raise SourceError(f"--max-bad-fraction {max_bad_fraction}: must lie between 0 and 1")
 
 
 def _check_storage(
@@ -137,4 +164,4 @@ def _build(source: Source, out: str, job: Job, processes: int) -> Dataset:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(call(app_of(main)))

@@ -71,6 +71,7 @@ class Dataset:
     std: list[float] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
     identical: list[dict[str, Any]] = field(default_factory=list)  # see `data.identical`
+    num_identical: int = 0  # all groups; `identical` names the first
     made_from: dict[str, Any] = field(default_factory=dict)
     shards_at: str = ""
     sha256: str = ""

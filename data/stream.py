@@ -23,6 +23,8 @@ class Order:
     """
 
     def __init__(self, num_images: int, batch_size: int, seed: int, shards: Batch | None = None) -> None:
+        if batch_size < 1:
+            raise ValueError(f"a batch of {batch_size} images: must be at least 1")
         if num_images < batch_size:
             raise ValueError(f"a batch of {batch_size} images needs as many in the split, not {num_images}")
         self.num_images, self.batch_size, self.seed, self.shards = num_images, batch_size, seed, shards
@@ -66,14 +68,14 @@ def rank_slice(batch_size: int, rank: int, world_size: int) -> slice:
 
 
 class Ahead(Generic[Made]):
-    """`make(step)`, called in a thread for the next steps while the present one is used.
+    """`make(step)`, called in threads for the next steps while the present one is used.
 
     make: a function of the step alone, so that it does not matter how far ahead it is; no step reaches `end`.
     """
 
     def __init__(self, make: Callable[[int], Made], end: int, depth: int = 2) -> None:
         self.make, self.end, self.depth = make, end, depth
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(depth)
         self._made: dict[int, Future[Made]] = {}
 
     def __call__(self, step: int) -> Made:

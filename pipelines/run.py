@@ -8,11 +8,8 @@ if __name__ == "__main__":
     # checkout's packages are the ones that run.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-    import typer
-
+    from data.command_line import app_of
     from pipelines.cli import run
     from pipelines.usage import run_app
 
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(run)
-    run_app(app)
+    run_app(app_of(run))

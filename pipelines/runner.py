@@ -173,7 +173,7 @@ class Runner:
             self._discard_dependants(name)
         self.recorder.node_finished(step.node, self._folder(name), manifest)
         self.terminal.rejected(manifest.get("rejected", []))
-        self.terminal.identical(manifest.get("identical", []))
+        self.terminal.identical(manifest.get("identical", []), manifest.get("num_identical", 0))
         self._settle(name, "resumed" if step.action == "resume" else "ran", self.outcome.reason[name])
 
     def _fail(self, name: str, reason: str) -> None:

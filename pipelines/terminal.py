@@ -128,16 +128,14 @@ class Terminal:
                 f"left out: {len(images) - _NAMED} more images; the preprocess manifest names them", "yellow"
             )
 
-    def identical(self, groups: Sequence[Mapping[str, Sequence[str]]]) -> None:
-        """Images with the same contents under two labels, or in training and test."""
+    def identical(self, groups: Sequence[Mapping[str, Sequence[str]]], num: int) -> None:
+        """Images with the same contents under two labels, or in training and test. num: of all groups."""
         for group in groups[:_NAMED]:
             copies = zip(group["sources"], group["classes"], group["splits"], strict=True)
             named = ", ".join(f"{source} ({label or 'no class'}, {split})" for source, label, split in copies)
             self.say(f"identical images: {named}", "yellow")
-        if len(groups) > _NAMED:
-            self.say(
-                f"identical images: {len(groups) - _NAMED} more groups or more; see the manifest", "yellow"
-            )
+        if num > _NAMED:
+            self.say(f"identical images: {num - _NAMED} more groups; see the manifest", "yellow")
 
     def progress(self, name: str, message: Mapping[str, Any]) -> None:
         """A stage's latest report; shown once it has taken some seconds."""

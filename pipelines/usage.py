@@ -7,11 +7,10 @@ from typing import NoReturn
 
 import typer
 
-from pipelines.problems import BadInput, Problem
+from data.command_line import call
+from pipelines.problems import BadInput
 
 BAD_INPUT, INTERRUPTED = 2, 130
-# click's UsageError, wherever this version of typer keeps it
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -19,7 +18,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow asks when it is imported
     try:
-        code = app(standalone_mode=False)
+        code = call(app)
     except BadInput as bad:
         for problem in bad.problems:
             typer.echo(str(problem), err=True)
@@ -30,8 +29,4 @@ def run_app(app: typer.Typer) -> NoReturn:
             raise
         typer.echo("interrupted before any stage began", err=True)
         code = INTERRUPTED
-    except _UsageError as error:
-        message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
-        typer.echo(str(Problem("command line", message, "--help lists what is allowed")), err=True)
-        code = BAD_INPUT
-    sys.exit(code or 0)
+    sys.exit(code)

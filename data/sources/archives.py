@@ -31,6 +31,7 @@ from data.sources.base import (
     Source,
     SourceError,
     is_image,
+    is_train,
     listing_digest,
     split_folders,
     tree_items,
@@ -107,12 +108,12 @@ def _tree_path(name: str) -> bytes | None:
 
 def _unwrapped(paths: list[bytes]) -> list[bytes]:
     """Without the folders that wrap everything, by the rule above."""
-    while not split_folders(pa.array(paths, pa.large_binary())):
+    while True:
         top = paths[0].partition(b"/")[0] + b"/"
-        if not all(path.startswith(top) for path in paths) or max(path.count(b"/") for path in paths) < 2:
-            break
+        wrapped = all(path.startswith(top) for path in paths) and max(path.count(b"/") for path in paths) > 1
+        if not wrapped or is_train(top[:-1]):
+            return paths
         paths = [path.removeprefix(top) for path in paths]
-    return paths
 
 
 def _opener(open_at: Callable[..., Image.Image], holder: str, places: np.ndarray, index: int) -> Opener:

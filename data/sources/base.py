@@ -79,7 +79,7 @@ class Source:
     """A collection of images. `identity` changes when a file is added, removed or written.
 
     `load` lists the items when they are first asked for; `known_classes` names classes beyond theirs;
-    `shards_at` is where shards lie that are used in place.
+    `shards_at` is where shards lie that are used in place; `opened_by` opens the same collection anew.
     """
 
     name: str
@@ -87,6 +87,11 @@ class Source:
     load: Callable[[], Sequence[Item]]
     known_classes: tuple[str, ...] = ()
     shards_at: str = ""
+    opened_by: "Callable[[], Source] | None" = None
+
+    def reopen(self) -> "Source":
+        """The collection as it is by now; this one where nobody said how it was opened."""
+        return self if self.opened_by is None else self.opened_by()
 
     @cached_property
     def items(self) -> Sequence[Item]:
@@ -135,6 +140,7 @@ def folder_source(folder: str | Path) -> Source:
         )
     raw = pa.array(paths, pa.large_binary())
     splits = split_folders(raw)
+    refuse_test_alone(raw, splits)
     opener = partial(_opener, root, raw)
     return Source(str(folder), digest.hexdigest(), lambda: tree_items(raw, splits, opener))
 
@@ -143,7 +149,7 @@ def tree_items(paths: pa.Array, splits: Mapping[str, str], opener: Callable[[int
     """Items of a tree of files by their relative paths (bytes): folders say class and split."""
     names, labels, own_splits = [], [], []
     for path in paths:
-        name = _printable(path.as_py())
+        name = printable(path.as_py())
         first, *inner = name.split("/")
         split = splits.get(first) if inner else None
         folders = inner[:-1] if split else [first, *inner][:-1]
@@ -156,6 +162,11 @@ def tree_items(paths: pa.Array, splits: Mapping[str, str], opener: Callable[[int
 def is_image(name: str) -> bool:
     """Whether a file counts as an image, by its name; hidden ones do not."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_train(folder: bytes) -> bool:
+    """Whether a folder's name is one for images to train with."""
+    return _SPLIT_FOLDERS.get(printable(folder).lower()) == "train"
 
 
 def is_shards(names: Iterable[str]) -> bool:
@@ -200,9 +211,9 @@ def split_folders(paths: pa.Array) -> dict[str, str]:
     for path in paths:
         top, *inner = path.as_py().split(b"/", 2)
         if inner:
-            tops.add(_printable(top))
+            tops.add(printable(top))
         if len(inner) > 1:
-            deep_tops.add(_printable(top))
+            deep_tops.add(printable(top))
     splits = {top: _SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in _SPLIT_FOLDERS}
     deep = bool(deep_tops & splits.keys())
     if "train" not in splits.values() or not (deep or (len(tops) > 1 and splits.keys() == tops)):
@@ -217,6 +228,19 @@ def split_folders(paths: pa.Array) -> dict[str, str]:
     return splits
 
 
+def refuse_test_alone(paths: pa.Array, splits: Mapping[str, str]) -> None:
+    """Raises SourceError where classes lie below `test` (or `val`) alone: else `test` were a class."""
+    folders = {printable(path.as_py().rpartition(b"/")[0]) for path in paths}
+    tops = {folder.partition("/")[0] for folder in folders}
+    if (
+        not splits
+        and any("/" in folder for folder in folders)
+        and {_SPLIT_FOLDERS.get(top.lower()) for top in tops} == {"test"}
+    ):
+        found = " and ".join(sorted(tops))
+        raise SourceError(f"has {found} but no train; add it, or give the folder that holds the classes")
+
+
 def _opener(root: Path, paths: pa.Array, index: int) -> Opener:
     return partial(_open_file, root / os.fsdecode(paths[index].as_py()))
 
@@ -227,6 +251,7 @@ def _open_file(path: Path) -> Image.Image:
     return Image.open(path)
 
 
-def _printable(name: bytes) -> str:
+def printable(name: bytes | str) -> str:
     """A file name as text that any file format takes; bytes that are no UTF-8 show as \\x..."""
-    return name.decode("utf-8", "backslashreplace")
+    raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+    return raw.decode("utf-8", "backslashreplace")

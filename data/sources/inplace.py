@@ -19,7 +19,7 @@ from PIL import Image
 from data.folders import Folder, LocalFolder, Place, as_folder
 from data.redact import has_secrets
 from data.shards import DATASET_FILE, Dataset
-from data.sources.base import IMAGE_SUFFIXES, Listing, Opener, Source, SourceError
+from data.sources.base import IMAGE_SUFFIXES, Listing, Opener, Source, SourceError, printable
 from data.sources.members import tar_members
 
 _SPLIT = re.compile(
@@ -40,9 +40,7 @@ class StoredImage:
     suffix: str
 
     def read(self) -> bytes:
-        with self.folder.open(self.shard) as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        return self.folder.read_part(self.shard, self.offset, self.size)
 
     def __call__(self) -> Image.Image:
         return Image.open(io.BytesIO(self.read()))
@@ -79,7 +77,7 @@ def _index(folder: Folder, shards: list[str]) -> Listing:
     splits: list[str | None] = []
     for number, shard in enumerate(shards):
         for key, label, offset, size, suffix in _members(folder, shard):
-            names.append(key)
+            names.append(printable(key))
             labels.append(label)
             places.append((number, offset, size))
             suffixes.append(suffix)
@@ -160,10 +158,23 @@ def _class_names(folder: Folder, labels: list[str | None]) -> list[str | None]:
     if not given or not all(label.isdigit() for label in given):
         return labels
     if folder.size(DATASET_FILE) is not None:
-        classes = Dataset.read(folder).classes
-        return [None if label is None else classes[int(label)] for label in labels]
+        return _named(folder, labels)
     width = max(map(len, given))
     return [None if label is None else label.zfill(width) for label in labels]
+
+
+def _named(folder: Folder, labels: list[str | None]) -> list[str | None]:
+    """By the `dataset.json` beside the shards. Raises SourceError when it has no name for a label."""
+    try:
+        classes = Dataset.read(folder).classes
+    except ValueError as error:
+        raise SourceError(f"{error}; move it away to use the labels themselves as names") from error
+    unknown = next((label for label in labels if label is not None and int(label) >= len(classes)), None)
+    if unknown is not None:
+        raise SourceError(
+            f"{folder.shown}/{DATASET_FILE} names {len(classes)} classes, a shard has label {unknown}"
+        )
+    return [None if label is None else classes[int(label)] for label in labels]
 
 
 def _split_of(shard: str) -> str | None:

@@ -1,7 +1,8 @@
 """Where image files lie inside tar and zip archives, and reading them from there.
 
 No member is ever extracted by name: an item knows the place of its bytes. So threads and forked processes
-share nothing, and a million members cost a million rows of numbers. Links and devices are passed over.
+share nothing, and a million members cost a million rows of numbers. Symbolic links and devices are passed
+over; hard links are refused, since they are images like any other.
 """
 
 import bz2
@@ -12,6 +13,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -21,6 +23,7 @@ from data.sources.base import SourceError, is_image
 Member = tuple[str, *tuple[int, ...]]  # a name, then the numbers that say where its bytes are
 _LARGEST = 2**30  # bytes of an image file
 _BLOCK = 512  # of a tar
+_WINDOWS = 0  # of a zip's member: the system that wrote it
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _DAMAGED_TAR = (tarfile.TarError, OSError, ValueError, EOFError)
 _DAMAGED_ZIP = (zipfile.BadZipFile, NotImplementedError, struct.error, OSError, ValueError, EOFError)
@@ -47,8 +50,8 @@ def tar_members(
 ) -> Iterator[tuple[str, int, int]]:
     """(name, offset, size) of the regular files of a plain tar that lies between two bytes of `file`.
 
-    Raises SourceError, naming `shown`, when it is no tar, is damaged, or lacks its end: what is truncated
-    between two members would otherwise seem whole.
+    Raises SourceError, naming `shown`, when it is no tar, is damaged, has images as hard links, or lacks its
+    end: what is truncated between two members would otherwise seem whole.
     """
     shown = shown or str(file)
     with open(file, "rb") as stream:
@@ -61,6 +64,10 @@ def tar_members(
                     if tar.offset <= reached or (stop is not None and tar.offset > stop):
                         raise tarfile.ReadError("members overlap")
                     reached = tar.offset
+                    if member.islnk() and is_image(member.name.rpartition("/")[2]):
+                        raise SourceError(
+                            f"{shown}: {member.name} is a hard link; archive with tar's --hard-dereference"
+                        )
                     if member.isreg() and not member.issparse():
                         yield member.name, member.offset_data, member.size
                 stream.seek(tar.offset)
@@ -97,13 +104,12 @@ def zip_members(file: Path) -> Iterator[Member]:
 
 
 def _zip_name(member: zipfile.ZipInfo) -> str:
-    """Writers that do not mark their names as UTF-8 mostly write it all the same."""
-    if member.flag_bits & 0x800:
-        return member.filename
-    try:
-        return member.filename.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        return member.filename
+    """Writers that do not mark UTF-8 as such mostly write it all the same; some on Windows write '\\'."""
+    name = member.filename
+    if not member.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/") if member.create_system == _WINDOWS else name
 
 
 def open_packed(file: str, offset: int, packed: int, size: int, method: int, crc: int) -> Image.Image:

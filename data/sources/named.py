@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,10 @@ def open_source(name_or_path: str, root: str) -> Source:
 
     Raises SourceError when there is neither, with how to get a named one.
     """
+    return replace(_open(name_or_path, root), opened_by=partial(open_source, name_or_path, root))
+
+
+def _open(name_or_path: str, root: str) -> Source:
     base = Path(root).expanduser()
     if not name_or_path:
         raise SourceError("the name is empty; give a folder of images or one of " + ", ".join(sorted(NAMED)))

@@ -15,6 +15,7 @@ from data.sources.base import (
     is_image,
     is_shards,
     listing_digest,
+    refuse_test_alone,
     split_folders,
     tree_items,
 )
@@ -41,6 +42,7 @@ def remote_source(address: str) -> Source:
         raise SourceError(f"{folder.shown} holds no image and no .tar; give a tree of images or shards")
     paths = pa.array([name.encode() for name in names], pa.large_binary())
     splits = split_folders(paths)
+    refuse_test_alone(paths, splits)
     return Source(
         folder.shown,
         listing_digest((name, *files[name]) for name in names),

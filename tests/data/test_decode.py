@@ -168,6 +168,13 @@ def test_16_bit_is_scaled(kind, order, channels):
     assert (result.min(), result.max()) == (0, 255)
 
 
+@pytest.mark.parametrize(("values", "expected"), [([0, 7, 255], [0, 7, 255]), ([0, 256, 65535], [0, 1, 255])])
+def test_32_bits_hold_8_or_16(values, expected):
+    image = reopened(Image.fromarray(np.array([values] * 3, dtype=np.int32)), "TIFF")
+    assert image.mode == "I"
+    assert square(image, 3, channels=1)[0].tolist() == expected
+
+
 def test_one_bit_is_black_and_white():
     image = Image.new("1", (2, 2))
     image.putdata([255, 0, 0, 255])

@@ -15,7 +15,7 @@ from data.build import build
 from data.crops import centre_crop, random_crop
 from data.images import MemoryImages, ShardImages, crop_each, open_images
 from data.part import Job
-from data.shards import MANIFEST_FILE
+from data.shards import MANIFEST_FILE, read_manifest
 from data.sources.base import folder_source
 from data.views import to_image
 
@@ -57,6 +57,35 @@ def test_what_is_given_out_may_be_changed(known_shards, kind):
     images = kind(known_shards.folder, "test")
     images.get([0, 1]).zero_()
     assert np.array_equal(images.get([0, 1]).numpy(), known_shards.pixels["test"][:2])
+
+
+def test_cache_file_stays_as_it_is(own_shards):
+    MemoryImages(own_shards.folder, "train")
+    (file,) = own_shards.folder.glob(".train-*.pixels")
+    before = file.read_bytes()
+    MemoryImages(own_shards.folder, "train").pixels.zero_()
+    assert file.read_bytes() == before
+    assert not list(own_shards.folder.glob(".*.unfinished"))
+
+
+def test_views_share_nothing(known_shards):
+    images = MemoryImages(known_shards.folder, "test")
+    one, other = images.get_views([0, 1], [None, None])
+    one.zero_()
+    assert np.array_equal(other.numpy(), known_shards.pixels["test"][:2])
+
+
+def test_damaged_image_is_named_when_it_is_read(own_shards):
+    images, manifest = (
+        ShardImages(own_shards.folder, "train"),
+        read_manifest(own_shards.folder, "train").to_pylist(),
+    )
+    with (own_shards.folder / manifest[2]["shard"]).open("r+b") as file:
+        file.seek(manifest[2]["offset"])
+        file.write(bytes(40))
+    told = rf"{manifest[2]['key']} in .*/{manifest[2]['shard']}: damaged since it was prepared"
+    with pytest.raises(ValueError, match=told):
+        images.get([1, 2])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -129,6 +129,28 @@ def test_own_shards_keep_their_class_names(known_shards):
     assert [item.split for item in source.items].count("test") == 5
 
 
+@pytest.mark.parametrize(
+    "description", ['{"channels": 3}', "no json", '{"channels":3,"image_size":4,"classes":["a"]}']
+)
+def test_somebody_elses_description_is_refused(tmp_path, description):
+    shards = make_shards(tmp_path / "in")
+    (shards / "dataset.json").write_text(description)
+    with pytest.raises(
+        SourceError, match=r"describes no shards.*; move it away|names 1 classes, a shard has label"
+    ):
+        shards_source(shards).items  # noqa: B018
+
+
+def test_names_that_are_no_text(tmp_path):
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "x.tar", "w", encoding="utf-8", errors="surrogateescape") as tar:
+        member, payload = tarfile.TarInfo("caf\udce9.png"), picture(0)
+        member.size = len(payload)
+        tar.addfile(member, io.BytesIO(payload))
+    (item,) = shards_source(tmp_path / "in").items
+    assert item.name == "caf\\xe9"
+
+
 def test_damage_is_found(tmp_path):
     shards = make_shards(tmp_path / "in")
     build(shards_source(shards), tmp_path / "out", JOB)

@@ -408,8 +408,8 @@ def test_command_exits_2_on_an_unknown_source(tmp_path, run_python):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": 2}, "--channels must be 1 or 3"),
-        ({"image_size": 0}, "--image-size at least 1"),
+        ({"channels": 2}, "--channels 2: must be 1 (grey) or 3 (RGB)"),
+        ({"image_size": 0}, "--image-size 0: must lie between 1 and 4096"),
         ({"source": "no/such/folder"}, "does not exist"),
         ({"image_size": 8, "short_side": 7}, "--short-side 7: must be at least --image-size 8"),
         ({"short_side": 0}, "--short-side 0: must be at least --image-size 4"),

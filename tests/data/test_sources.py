@@ -47,7 +47,6 @@ LAYOUTS = {
         "train/train/1.png": ("train", "train"),
     },
     "train beside another class": {"bus/small/1.png": ("bus", None), "train/old/1.png": ("train", None)},
-    "test alone is a class": {"test/a/1.png": ("test", None)},
 }
 
 
@@ -217,6 +216,12 @@ def test_split_folders_in_any_spelling(tmp_path, write_images, splits):
     source = folder_source(write_images(tmp_path, *(f"{split}/cat/1.png" for split in splits)))
     assert source.classes == ["cat"]
     assert sorted(str(item.split) for item in source.items) == ["test", "train"]
+
+
+@pytest.mark.parametrize("names", [["test/a/1.png"], ["Val/a/1.png", "test/2.png"]])
+def test_classes_in_test_alone_are_refused(tmp_path, write_images, names):
+    with pytest.raises(SourceError, match=r"has .* but no train; add it, or give the folder that holds"):
+        folder_source(write_images(tmp_path, *names))
 
 
 def test_split_folders_beside_something_else_are_refused(tmp_path, write_images):

@@ -1,0 +1,28 @@
+"""Command lines end in exit codes and one-line errors, never in boxes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+# click's UsageError, wherever this version of typer keeps it
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def app_of(main: Callable[..., Any]) -> typer.Typer:
+    """A command line of one command."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(main)
+    return app
+
+
+def call(app: typer.Typer) -> int:
+    """Runs a command line. Returns its exit code; 2 with one line for options that are not understood."""
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except _UsageError as error:
+        message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+        typer.echo(
+            " ".join(f"error: command line: {message}; --help lists what is allowed".split()), err=True
+        )
+        return 2
