@@ -7,6 +7,7 @@ whoever wrote them.
 
 import ctypes
 import json
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -111,6 +112,7 @@ def build(
 def _write(source: Source, out: Folder, job: Job, spread: Spread, progress: Progress) -> "_Built":
     """All shards. Raises BadImagesError, and SourceError when the collection was changed meanwhile."""
     plans = _plans(source, job)
+    _refuse_full_disk(out, sum(plan.num_bytes for plan in plans))
     total = sum(plan.wanted for plan in plans)
     built = _Built()
     while any(plan.is_short for plan in plans):
@@ -167,11 +169,16 @@ class _Plan:
     split: str
     members: Indices
     wanted: int
+    image_bytes: float  # of an image in a shard, about; 0: shards are used in place
     shard_images: int
     labels: dict[str, int]
     taken: int = 0
     shards: int = 0
     written: int = 0
+
+    @property
+    def num_bytes(self) -> float:
+        return self.wanted * self.image_bytes
 
     @property
     def is_short(self) -> bool:
@@ -199,28 +206,36 @@ def _plans(source: Source, job: Job) -> list[_Plan]:
         evenly=job.max_images is not None,
     )
     labels = {name: label for label, name in enumerate(source.classes)}
-    return [
-        _Plan(
-            split,
-            members,
-            min(len(members), job.max_images or len(members)),
-            _MOST_IMAGES if source.shards_at else _images_per_shard(source, members, job),
-            labels,
-        )
-        for split, members in splits.items()
-    ]
+    plans = []
+    for split, members in splits.items():
+        wanted = min(len(members), job.max_images or len(members))
+        size = 0.0 if source.shards_at else _image_bytes(source, members, job)
+        shard_images = int(max(1, min(_MOST_IMAGES, job.shard_mb * 1e6 // (size or 1))))
+        plans.append(_Plan(split, members, wanted, size, shard_images, labels))
+    return plans
 
 
-def _images_per_shard(source: Source, members: Indices, job: Job) -> int:
-    """By the mean size of the first images that can be decoded: known before, and the same each time."""
+def _image_bytes(source: Source, members: Indices, job: Job) -> float:
+    """The mean size of the first images that can be decoded: known before, and the same each time."""
     sizes = []
     for index in members[:_TRIED]:
         try:
             sizes.append(stored_size(len(ENCODERS[job.encoding](job.read(source.items[index])))))
         except UndecodableError:
             continue
-    mean = sum(sizes) / len(sizes) if sizes else 1
-    return int(max(1, min(_MOST_IMAGES, job.shard_mb * 1e6 // mean)))
+    return sum(sizes) / len(sizes) if sizes else 1.0
+
+
+def _refuse_full_disk(out: Folder, num_bytes: float) -> None:
+    if not isinstance(out, LocalFolder):
+        return
+    present = sum(out.size(name) or 0 for name in out.names())
+    free = shutil.disk_usage(out.path).free
+    if free < num_bytes - present:
+        raise SourceError(
+            f"{out.shown} has {free / 1e9:,.1f} GB free and the shards take about {num_bytes / 1e9:,.1f} GB; "
+            "free some or use another disk"
+        )
 
 
 def _refuse_bad(rejected: list[dict[str, str]], total: int, max_bad_fraction: float, beyond: int = 0) -> None:

@@ -37,11 +37,18 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> tuple[Recip
     values = _read(path)
     own = _copy(values)
     problems = [problem for text in overrides for problem in _override(values, text)]
+    if _images(values) != _images(own):
+        values.pop("published", None)  # the paper's figures are of other images
     settings, found = _validate(values, own, str(path))
     problems += found
     if settings is None:
         raise BadInput(problems)
     return Recipe(path.stem, settings), problems
+
+
+def _images(values: dict[str, Any]) -> Any:
+    data = values.get("data")
+    return data.get("in") if isinstance(data, dict) else None
 
 
 def _find(name_or_path: str) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import ray
@@ -160,7 +161,7 @@ class Runner:
         try:
             manifest = ray.get(reference)
         except ray.exceptions.RayError as error:
-            self._fail(name, cause(error))
+            self._fail(name, cause(error), "".join(format_exception(error)))
             return
         if "interrupted" in manifest:
             self._settle(name, "skipped", manifest["interrupted"])
@@ -176,10 +177,12 @@ class Runner:
         self.terminal.identical(manifest.get("identical", []), manifest.get("num_identical", 0))
         self._settle(name, "resumed" if step.action == "resume" else "ran", self.outcome.reason[name])
 
-    def _fail(self, name: str, reason: str) -> None:
+    def _fail(self, name: str, reason: str, traceback: str = "") -> None:
         step = self.plan.steps[name]
-        self.store.note_failure(step.node.stage, str(step.fingerprint), reason)
+        file = self.store.note_failure(step.node.stage, str(step.fingerprint), reason, traceback)
         self._settle(name, "failed", reason)
+        if traceback:
+            self.terminal.say(f"its traceback is in {file}", "yellow")
         self.recorder.node_failed(step.node, reason)
 
     def _discard_dependants(self, name: str) -> None:

@@ -37,11 +37,13 @@ class Store:
         for folder in (self.workdir / "artifacts").glob("*/.*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def note_failure(self, stage: str, fingerprint: str, reason: str) -> None:
-        """Remembered beside the artifact that did not come to be, until it does."""
+    def note_failure(self, stage: str, fingerprint: str, reason: str, traceback: str = "") -> Path:
+        """Remembered beside the artifact that did not come to be, until it does. Returns where."""
         folder = self.artifact(stage, fingerprint).parent
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / f"{fingerprint}.failed.json", {"reason": reason})
+        file = folder / f"{fingerprint}.failed.json"
+        write_json(file, {"reason": reason, "traceback": traceback.splitlines()})
+        return file
 
     def failure(self, stage: str, fingerprint: str) -> str | None:
         """Why the last try failed; None when there was none, or it has succeeded since."""

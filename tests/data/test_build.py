@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,15 @@ def test_two_builds_into_one_folder_at_once_are_refused(tmp_path, pets):
     assert not list((tmp_path / "out").glob(".*"))
     build(pets, tmp_path / "other", job())
     assert contents(tmp_path / "out") == contents(tmp_path / "other")
+
+
+def test_a_disk_that_is_too_small_is_noticed_at_once(tmp_path, pets, monkeypatch):
+    build(pets, tmp_path / "whole", job())
+    size = sum(file.stat().st_size for file in (tmp_path / "whole").glob("*.tar"))
+    full = shutil.disk_usage(tmp_path)._replace(free=size // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(SourceError, match=r"has 0\.0 GB free and the shards take about .* free some"):
+        build(pets, tmp_path / "out", job(), spread=None)
 
 
 def test_what_an_interrupt_after_the_end_left_is_cleared(tmp_path, pets, monkeypatch):

@@ -229,6 +229,8 @@ def test_failed_stage_says_what_to_do_and_the_rest_is_kept(pipeline, workdir, tm
     assert "40 of 120 images cannot be decoded" in result.errors[0]
     assert "to go on: python pipelines/run.py" in result.errors[0]
     assert "Traceback" not in result.err
+    (told,) = [line for line in result.err.splitlines() if line.startswith("its traceback is in ")]
+    assert "BadImagesError" in Path(told.removeprefix("its traceback is in ")).read_text()
 
 
 def test_plan_imports_neither_torch_nor_ray_nor_mlflow(tmp_path):

@@ -121,6 +121,11 @@ PUBLISHED = {
 }
 
 
+def test_the_papers_figures_are_not_set_beside_those_of_other_images():
+    assert load_recipe("cifar10", ["data.root=elsewhere"])[0].settings.published is not None
+    assert load_recipe("cifar10", ["data.in=IMAGES"])[0].settings.published is None
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_settings_are_the_papers(name):
     recipe, problems = load_recipe(name)
