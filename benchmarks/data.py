@@ -120,7 +120,7 @@ def large(folder: Path, processes: int) -> None:
 
 
 def prepare(folder: Path, processes: int) -> None:
-    images = make_photographs(folder / "raw", 1000, side=400)
+    images = make_photographs(folder / "raw", 2000, side=400)
     source, paths = folder_source(images), sorted(images.rglob("*.jpg"))
     numbers = iter(range(100))
 
