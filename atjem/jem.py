@@ -7,11 +7,11 @@ diverge.
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from atjem.energies import energy_from_logits
 from atjem.losses import classifier_loss
+from atjem.ranks import Ranks
 from atjem.scores import accuracy
 from atjem.training_objective import Batch, Networks, Objective, Terms
 
@@ -44,36 +44,12 @@ class Normal:
     """
 
     generator: torch.Generator
-    ranks: "Ranks"
+    ranks: Ranks
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, ...) like x, this rank's share of the global batch."""
         shape = (len(x) * self.ranks.num, *x.shape[1:])
         return self.ranks.own(torch.randn(shape, generator=self.generator, dtype=x.dtype)).to(x.device)
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that share a global batch."""
-
-    rank: int
-    num: int
-
-    @staticmethod
-    def present() -> "Ranks":
-        return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks(0, 1)
-
-    def own(self, everything: Tensor) -> Tensor:
-        """This rank's part of a global batch."""
-        return everything.chunk(self.num)[self.rank]
-
-    def gather(self, own: Tensor) -> Tensor:
-        """The global batch from every rank's part."""
-        if self.num == 1:
-            return own
-        parts = [torch.empty_like(own) for _ in range(self.num)]
-        dist.all_gather(parts, own.contiguous())
-        return torch.cat(parts)
 
 
 @dataclass

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -17,6 +16,7 @@ from atjem.ema import Ema
 from atjem.models.attack_network import AttackNetwork
 from atjem.models.precision import autocast
 from atjem.models.registry import JointEnergyModel
+from atjem.ranks import Ranks
 from atjem.scores import auroc
 from atjem.training_objective import Batch, Networks, Objective, Terms
 
@@ -115,10 +115,11 @@ class Learner:
         means = torch.stack(
             [torch.stack([own[name].double() for own in watched]).mean() for name in watched[0]]
         )
-        metrics = dict(zip(watched[0], _mean_over_ranks(means), strict=True))
+        metrics = dict(zip(watched[0], Ranks.present().mean(means), strict=True))
         if self.curriculum and parts[0].real_score is not None:
-            real = _gather(torch.cat([p.real_score for p in parts if p.real_score is not None]))
-            contrast = _gather(torch.cat([p.contrast_score for p in parts if p.contrast_score is not None]))
+            gather = Ranks.present().gather  # so that the AUROC does not depend on the number of ranks
+            real = gather(torch.cat([p.real_score for p in parts if p.real_score is not None]))
+            contrast = gather(torch.cat([p.contrast_score for p in parts if p.contrast_score is not None]))
             metrics["auroc"] = self._unread = auroc(real, contrast)
             metrics["contrastive_steps"] = torch.tensor(float(num_steps))
         return metrics
@@ -135,19 +136,3 @@ def compile_network(network: nn.Module, *, replay: bool) -> nn.Module:
         network, dynamic=False, mode="reduce-overhead" if replay and on_gpu else "default"
     )  # type: ignore[assignment]
     return compiled
-
-
-def _mean_over_ranks(values: Tensor) -> Tensor:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return values
-
-
-def _gather(scores: Tensor) -> Tensor:
-    """The global batch's scores, so that the AUROC does not depend on the number of ranks."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return scores
-    gathered = [torch.empty_like(scores) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, scores)
-    return torch.cat(gathered)

@@ -32,6 +32,7 @@ from data.sources.base import (
     SourceError,
     is_image,
     is_train,
+    listed,
     listing_digest,
     split_folders,
     tree_items,
@@ -66,8 +67,7 @@ def archive_source(path: str | Path, scratch: str | None = None) -> Source:
             f"{path} is no kind of file known here; give a folder, a .parquet file or an archive "
             f"({', '.join(ARCHIVE_SUFFIXES)})"
         )
-    status = file.stat()
-    identity = listing_digest([(file.name, status.st_size, status.st_mtime_ns)])
+    identity = listing_digest([listed(file.name, file)])
     return Source(str(path), identity, partial(_items, file.absolute(), scratch))
 
 
@@ -122,14 +122,12 @@ def _opener(open_at: Callable[..., Image.Image], holder: str, places: np.ndarray
 
 def _plain_tar(file: Path, scratch: str | None) -> str:
     unpackers = [unpack for suffix, unpack in _UNPACKERS.items() if file.name.lower().endswith(suffix)]
-    status = file.stat()
-    version = (status.st_size, status.st_mtime_ns)
-    return _unpacked(str(file), version, unpackers[0], scratch) if unpackers else str(file)
+    return _unpacked(*listed(str(file), file), unpackers[0], scratch) if unpackers else str(file)
 
 
 @cache
-def _unpacked(file: str, version: tuple[int, int], unpack: Callable[..., Any], scratch: str | None) -> str:
-    """The path of the plain tar. version: only tells whether the file is still the one unpacked before."""
+def _unpacked(file: str, size: int, mtime: int, unpack: Callable[..., Any], scratch: str | None) -> str:
+    """The path of the plain tar. size, mtime: only tell whether the file is the one unpacked before."""
 
     def fill(out: IO[bytes]) -> None:
         with unpack(file, "rb") as stream:

@@ -183,6 +183,12 @@ def listing_digest(listed: Iterable[tuple[str, int, int]]) -> str:
     return digest.hexdigest()
 
 
+def listed(name: str, file: Path) -> tuple[str, int, int]:
+    """A file under a name as `listing_digest` takes it."""
+    status = file.stat()
+    return name, status.st_size, status.st_mtime_ns
+
+
 def _walk(root: Path, below: str, seen: set[Path]) -> Iterator[tuple[bytes, int, int]]:
     """(relative path, size, mtime) of every image file, sorted; links are followed, loops of them only once.
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from data.sources.base import Item, Source, SourceError, listing_digest
+from data.sources.base import Item, Source, SourceError, listed, listing_digest
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 CIFAR = {  # by name: the folder, and the archive it comes in
@@ -35,8 +35,9 @@ def cifar_source(name: str, root: Path) -> Source:
             f"{place / folder} does not exist; run python -m data.get {name} --root {root}, or download "
             f"{url} and unpack it there, or set data.root to its place, or give a folder of class folders"
         )
-    listed = [(path.name, *_size_and_time(path)) for path in sorted((root / folder).iterdir())]
-    return Source(name, listing_digest(listed), partial(_cifar_items, name, root, url))
+    files = sorted((root / folder).iterdir())
+    identity = listing_digest(listed(path.name, path) for path in files)
+    return Source(name, identity, partial(_cifar_items, name, root, url))
 
 
 def _cifar_items(name: str, root: Path, url: str) -> tuple[Item, ...]:
@@ -56,15 +57,10 @@ def _cifar_items(name: str, root: Path, url: str) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 def cifar_archive_source(name: str, archive: Path) -> Source:
     """The same from the archive: unpacked to a temporary folder for as long as it takes to read it."""
-    listed = [(archive.name, *_size_and_time(archive))]
-    return Source(str(archive), listing_digest(listed), partial(_archived_items, name, archive))
+    identity = listing_digest([listed(archive.name, archive)])
+    return Source(str(archive), identity, partial(_archived_items, name, archive))
 
 
 def _archived_items(name: str, archive: Path) -> tuple[Item, ...]:

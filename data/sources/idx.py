@@ -11,7 +11,7 @@ from typing import IO, cast
 import numpy as np
 from PIL import Image
 
-from data.sources.base import Listing, Opener, Source, SourceError, listing_digest
+from data.sources.base import Listing, Opener, Source, SourceError, listed, listing_digest
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -93,9 +93,9 @@ def _files(folder: Path) -> dict[tuple[str, str], Path]:
 
 def _source(name: str, folder: Path, classes: tuple[str, ...], published: str | None = None) -> Source:
     files = _files(folder)
-    listed = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files.values()]
+    identity = listing_digest(listed(path.name, path) for path in files.values())
     load = partial(_items, folder, files, classes, published)
-    return Source(name, listing_digest(listed), load, classes if published else ())
+    return Source(name, identity, load, classes if published else ())
 
 
 def _items(

@@ -21,6 +21,7 @@ from data.sources.base import (
     SourceError,
     folder_source,
     is_image,
+    listed,
     listing_digest,
 )
 from data.sources.members import open_span, tar_members
@@ -81,10 +82,10 @@ def imagenet_folder(folder: Path) -> Source:
     trees = {split: folder_source(path) for split, path in places.items() if path.is_dir()}
     files = [path for path in places.values() if path.is_file()]
     files += _devkit_files(devkit) if devkit and numbered else []
-    listed = [(str(path.relative_to(folder)), *_size_and_time(path)) for path in files]
-    listed += [(f"{split} {tree.identity}", 0, 0) for split, tree in trees.items()]
+    states = [listed(str(path.relative_to(folder)), path) for path in files]
+    states += [(f"{split} {tree.identity}", 0, 0) for split, tree in trees.items()]
     return Source(
-        str(folder), listing_digest(listed), partial(_items, places, trees, devkit if numbered else None)
+        str(folder), listing_digest(states), partial(_items, places, trees, devkit if numbered else None)
     )
 
 
@@ -108,11 +109,6 @@ def _is_flat(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         kinds = {entry.is_dir() for entry in entries if entry.is_dir() or is_image(entry.name)}
     return kinds == {False}
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _sorted_tree(folder: Path) -> Source:

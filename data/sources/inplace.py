@@ -1,6 +1,5 @@
 """WebDataset shards that are there already: only indexed, and read where they are."""
 
-import hashlib
 import io
 import json
 import re
@@ -19,7 +18,7 @@ from PIL import Image
 from data.folders import Folder, LocalFolder, Place, as_folder
 from data.redact import has_secrets
 from data.shards import DATASET_FILE, Dataset
-from data.sources.base import IMAGE_SUFFIXES, Listing, Opener, Source, SourceError, printable
+from data.sources.base import IMAGE_SUFFIXES, Listing, Opener, Source, SourceError, listing_digest, printable
 from data.sources.members import tar_members
 
 _SPLIT = re.compile(
@@ -58,10 +57,8 @@ def shards_source(place: Place) -> Source:
         )
     folder = as_folder(place)
     shards = sorted(name for name in folder.names() if name.endswith(".tar"))
-    digest = hashlib.sha256()
-    for shard in shards:
-        digest.update(f"{shard}\0{folder.size(shard)}\0{folder.changed(shard)}\n".encode())
-    return Source(str(place), digest.hexdigest(), lambda: _index(folder, shards), shards_at=_address(folder))
+    identity = listing_digest((shard, folder.size(shard) or 0, folder.changed(shard)) for shard in shards)
+    return Source(str(place), identity, lambda: _index(folder, shards), shards_at=_address(folder))
 
 
 def _address(folder: Folder) -> str:

@@ -18,7 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.sources.base import Listing, Opener, Source, SourceError, is_image, listing_digest, split_folders
+from data.sources.base import (
+    Listing,
+    Opener,
+    Source,
+    SourceError,
+    is_image,
+    listed,
+    listing_digest,
+    split_folders,
+)
 from data.sources.rows import (
     group_sizes,
     open_row,
@@ -46,11 +55,8 @@ def table_source(path: str | Path) -> Source:
     if not files:
         raise SourceError(f"{path} holds no table; give .parquet files or what datasets' save_to_disk wrote")
     pictures = [file for file in sorted(root.rglob("*")) if is_image(file.name)]  # which a table may point to
-    listed = []
-    for file in (*files, *pictures):
-        status = file.stat()
-        listed.append((_relative(file, root), status.st_size, status.st_mtime_ns))
-    return Source(str(path), listing_digest(listed), partial(_items, root, files))
+    identity = listing_digest(listed(_relative(file, root), file) for file in (*files, *pictures))
+    return Source(str(path), identity, partial(_items, root, files))
 
 
 def table_files(root: Path) -> list[Path]:

@@ -5,10 +5,11 @@ import torch
 
 from atjem.ema import Ema
 from atjem.energies import energy
-from atjem.jem import JointEnergyTraining, Normal, Ranks, ReplayBuffer, Sgld
+from atjem.jem import JointEnergyTraining, Normal, ReplayBuffer, Sgld
 from atjem.learner import Learner
 from atjem.models.registry import ModelSpec, build_model
 from atjem.optim import make_optimizer, make_schedule
+from atjem.ranks import Ranks
 from atjem.training_objective import Batch, Networks
 
 SHAPE = (1, 8, 8)
