@@ -19,9 +19,10 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from data.decode import ENCODERS, STORED_AS, UndecodableError
-from data.folders import PARTS, UNFINISHED, Folder, LocalFolder, Place, as_folder
+from data.folders import LOCK, PARTS, UNFINISHED, Folder, LocalFolder, Place, as_folder
 from data.identical import Contents
 from data.part import Histogram, Job, Part, ShardTask, read_part_rows
 from data.shards import DATASET_FILE, MANIFEST_FILE, Dataset, ManifestWriter, shard_name, stored_size
@@ -102,9 +103,14 @@ def build(
     """
     out = as_folder(place)
     made_from = {"identity": source.identity, "job": job.essence()}
-    if (finished := _finished(out, made_from)) is not None:
+    finished = _finished(out, made_from)
+    if finished is not None and out.size(_JOB_FILE) is None:
         return finished
     with out.held():
+        finished = _finished(out, made_from)  # by another process meanwhile
+        if finished is not None:
+            _clear(out)
+            return finished
         _claim(out, made_from)
         return _put_together(source, out, job, made_from, _write(source, out, job, spread, progress))
 
@@ -140,23 +146,31 @@ def _finished(out: Folder, made_from: dict[str, Any]) -> Dataset | None:
         return None
     dataset = Dataset.read(out)
     if dataset.made_from != made_from:
-        raise SourceError(f"{out.shown} holds shards of other images or options; give a new folder")
-    if out.size(_JOB_FILE) is not None:
-        _clear(out)
+        raise SourceError(
+            f"{out.shown} holds shards {_unlike(dataset.made_from, made_from)}; give a new folder"
+        )
     return dataset
+
+
+def _unlike(known: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """How the makings of two data sets differ."""
+    if known.get("identity") != wanted["identity"]:
+        return "of other images, or of others that they were then"
+    job = known.get("job", {})
+    return "of other " + ", ".join(name for name, value in wanted["job"].items() if job.get(name) != value)
 
 
 def _claim(out: Folder, made_from: dict[str, Any]) -> None:
     """Marks the folder as this build's. Raises SourceError where it holds anything else."""
     text = json.dumps(made_from, sort_keys=True)
+    _sweep(out)
     if out.size(_JOB_FILE) is None:
         if any(not name.endswith(UNFINISHED) for name in out.names()):
             raise SourceError(f"{out.shown} is not empty; give a new folder")
         out.write(_JOB_FILE, text.encode())
     elif out.read(_JOB_FILE).decode() != text:
-        raise SourceError(
-            f"{out.shown} holds unfinished shards of other images or options; give a new folder"
-        )
+        unlike = _unlike(json.loads(out.read(_JOB_FILE)), made_from)
+        raise SourceError(f"{out.shown} holds unfinished shards {unlike}; give a new folder")
 
 
 @dataclass
@@ -233,7 +247,7 @@ def _refuse_full_disk(out: Folder, num_bytes: float) -> None:
     free = shutil.disk_usage(out.path).free
     if free < num_bytes - present:
         raise SourceError(
-            f"{out.shown} has {free / 1e9:,.1f} GB free and the shards take about {num_bytes / 1e9:,.1f} GB; "
+            f"{out.shown} has {free / 1e6:,.0f} MB free and the shards take about {num_bytes / 1e6:,.0f} MB; "
             "free some or use another disk"
         )
 
@@ -256,12 +270,14 @@ def _put_together(source: Source, out: Folder, job: Job, made_from: dict[str, An
     counts: Counter[str] = Counter()
     class_counts: Counter[str] = Counter()
     contents = Contents()
+    squares = True
     with out.new_file(MANIFEST_FILE) as file:
         manifest = ManifestWriter(file)
         for part in parts:
             rows = read_part_rows(out, part.name)
             manifest.add(rows)
             contents.add(rows)
+            squares &= _sides(rows) <= {job.image_size}
             counts[part.split] += part.num_images
             class_counts.update(rows["class_name"].to_pylist())
         digest = manifest.close()
@@ -271,7 +287,7 @@ def _put_together(source: Source, out: Folder, job: Job, made_from: dict[str, An
         job.channels,
         job.image_size,
         source.classes,
-        whole=job.short_side is not None or bool(source.shards_at),
+        whole=job.short_side is not None or not squares,
         stored_as=STORED_AS[job.encoding] if not source.shards_at else "as found",
         counts={split: counts[split] for split in job.split_names if counts[split]},
         class_counts=dict(sorted(class_counts.items())),
@@ -289,13 +305,27 @@ def _put_together(source: Source, out: Folder, job: Job, made_from: dict[str, An
     return dataset
 
 
+def _sides(rows: pa.Table) -> set[int]:
+    """All widths and heights."""
+    return {size for name in ("width", "height") for size in rows[name].unique().to_pylist()}
+
+
 def _clear(out: Folder) -> None:
-    """Takes away the parts, and what killed processes left."""
+    """Takes away the parts, the job's name last: where it is, there may be others."""
+    _sweep(out)
     for name in list(out.names()):
-        if name.startswith(f"{PARTS}/") or name.endswith(UNFINISHED):
+        if name.startswith(f"{PARTS}/") and name != _JOB_FILE:
             out.remove(name)
+    out.remove(_JOB_FILE)
     if isinstance(out, LocalFolder):
         (out.path / PARTS).rmdir()
+
+
+def _sweep(out: Folder) -> None:
+    """Takes away what killed processes left."""
+    for name in list(out.names()):
+        if name.endswith(UNFINISHED) and name != LOCK:
+            out.remove(name)
 
 
 def _mean_std(histogram: Histogram | int) -> tuple[list[float], list[float]]:

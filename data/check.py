@@ -58,6 +58,11 @@ def _misdescribed(place: Place, dataset: Dataset | None) -> Iterator[str]:
     }
     if counts != dataset.counts:
         yield f"{DATASET_FILE} counts {dataset.counts}, the manifest {counts}"
+    if not dataset.whole and not dataset.shards_at:
+        sizes = read_manifest(place, columns=["width", "height"])
+        odd = {size for side in sizes.columns for size in side.unique().to_pylist()} - {dataset.image_size}
+        if odd:
+            yield f"{DATASET_FILE} says {dataset.image_size} pixels a side, the manifest {sorted(odd)[0]}"
     pairs = pa.table(columns).group_by(["label", "class_name"]).aggregate([])
     for label, name in zip(pairs["label"].to_pylist(), pairs["class_name"].to_pylist(), strict=True):
         told = "" if label < 0 else dict(enumerate(dataset.classes)).get(label)

@@ -2,36 +2,34 @@
 
 import math
 import random
+from dataclasses import dataclass
 
 from data.decode import Box, Crop
 
 _AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # torchvision's RandomResizedCrop defaults
 
 
-def centre_crop(image_size: int) -> Crop:
+@dataclass(frozen=True)
+class CentreCrop:
     """The usual test view: short side to int(size * 256 / 224), then the centre square of `image_size`."""
-    kept = image_size / int(image_size * 256 / 224)
 
-    def crop(width: int, height: int) -> Box:
-        return _centre(width, height, min(width, height) * kept)
+    image_size: int
 
-    return crop
+    def __call__(self, width: int, height: int) -> Box:
+        side = min(width, height) * self.image_size / int(self.image_size * 256 / 224)
+        left, upper = (width - side) / 2, (height - side) / 2
+        return (left, upper, left + side, upper + side)
 
 
 def quick_centre(image_size: int) -> Crop:
     """The test view cut out by whole pixels, which is much faster to resize: for training alone."""
-    exact = centre_crop(image_size)
+    exact = CentreCrop(image_size)
 
     def crop(width: int, height: int) -> Box:
         left, upper, right, lower = (round(side) for side in exact(width, height))
         return (left, upper, right, lower)
 
     return crop
-
-
-def _centre(width: int, height: int, side: float) -> Box:
-    left, upper = (width - side) / 2, (height - side) / 2
-    return (left, upper, left + side, upper + side)
 
 
 def random_crop(seed: int) -> Crop:

@@ -72,13 +72,15 @@ def _read(
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with opener() as image:
-                # Not ImageOps.exif_transpose: it writes the tags anew and fails on odd ones.
+                # Not ImageOps.exif_transpose, which writes the tags anew and fails on odd ones. First loaded:
+                # Pillow itself turns some kinds (TIFF) then, and takes the tag away.
+                image.load()
                 orientation = image.getexif().get(ExifTags.Base.Orientation)
                 turned = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
                 upright = image if turned is None else image.transpose(turned)
                 return fit(_as_mode(upright, _MODES[channels]))
     except UnidentifiedImageError as error:
-        raise UndecodableError("not an image that Pillow knows") from error
+        raise UndecodableError("empty, or not an image that Pillow knows") from error
     except OSError as error:
         raise UndecodableError(error.strerror or str(error) or type(error).__name__) from error
     except _DAMAGE as error:
@@ -88,12 +90,13 @@ def _read(
 def _as_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits or 32; of 16 the upper 8, as Pillow takes them of colours
         values = np.asarray(image).clip(0, 65535).astype(np.uint32)
-        shift = 0 if image.mode == "I" and values.max() <= 255 else 8  # 8 bits in 32 are 8 bits
+        in_32 = image.mode == "I" and image.format != "PPM"  # whose 16 bits Pillow opens as 32
+        shift = 0 if in_32 and values.max() <= 255 else 8  # 8 bits in 32 are 8 bits
         image = Image.fromarray((values >> shift).astype(np.uint8))
     if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        values = values * 255 if values.max() <= 1 else values
-        image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+        values = np.nan_to_num(np.asarray(image), posinf=np.inf, neginf=0)
+        unit = values.max(where=np.isfinite(values), initial=0) <= 1
+        image = Image.fromarray((values * 255 if unit else values).clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -23,6 +23,7 @@ from data.redact import redact, redact_address
 
 SCHEMES = ("s3", "gs", "gcs")
 UNFINISHED = ".unfinished"  # ends the names of what a killed process left behind
+LOCK = f".lock{UNFINISHED}"  # held by whoever writes the folder
 PARTS = ".parts"  # of a build of shards that is not finished
 
 
@@ -126,7 +127,7 @@ class LocalFolder(Folder):
     @contextmanager
     def held(self) -> Iterator[None]:
         self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.path / f".lock{UNFINISHED}", f"{self.shown} is being written by another process"):
+        with locked(self.path / LOCK, f"{self.shown} is being written by another process"):
             yield
 
     def names(self) -> Iterator[str]:
@@ -179,16 +180,30 @@ class ObjectFolder(Folder):
 
 @contextmanager
 def locked(file: Path, refusal: str = "") -> Iterator[None]:
-    """Only one process of this machine at a time; waits for the others, or raises FolderError(refusal)."""
-    with file.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
-        except BlockingIOError:
-            raise FolderError(refusal) from None
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
+    """Only one process of this machine at a time; waits for the others, or raises FolderError(refusal).
+
+    The file goes with the block: who waited for it meanwhile begins anew.
+    """
+    while True:
+        with file.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+            except BlockingIOError:
+                raise FolderError(refusal) from None
+            if not _is_same(lock.fileno(), file):
+                continue
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+            return
+
+
+def _is_same(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 Place = str | Path | Folder

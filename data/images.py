@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from data.crops import centre_crop, quick_centre
+from data.crops import CentreCrop, quick_centre
 from data.decode import Crop, decode_pixels
 from data.fetch import FetchedFolder
 from data.folders import UNFINISHED, Folder, LocalFolder, Place, as_folder, locked
@@ -27,6 +27,7 @@ Indices = Sequence[int] | np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
 Crops = Sequence[Crop] | None
 ShardSizes = np.ndarray[Any, np.dtype[np.int64]]
 _CACHE_LIMIT = 8 << 30  # bytes of decoded pixels beside the shards
+_UNREADABLE = (OSError, RuntimeError, ValueError, SyntaxError)  # of damaged images
 _SHARES = 16  # of a batch for each reader: handing images out one by one costs a tenth of reading them
 _DEVICE_SHARE = 0.1  # of a device's free memory that a collection may take
 
@@ -108,7 +109,7 @@ class ShardImages:
             self.folder = FetchedFolder(self.folder, keep=2 * WINDOW)
         self.readers = readers
         self.pool = ThreadPoolExecutor(readers, initializer=torch.set_num_threads, initargs=(1,))
-        self.test_view = centre_crop(self.image_size) if dataset.whole else None
+        self.test_view = CentreCrop(self.image_size) if dataset.whole else None
         self.centre = quick_centre(self.image_size) if dataset.whole else None
 
     def __len__(self) -> int:
@@ -128,9 +129,9 @@ class ShardImages:
                 for images, view in zip(out, read, strict=True):
                     images[place] = view
 
-        if any(len(crops) != len(indices) for crops in asked):
-            raise ValueError(f"crops of other images than the {len(indices)}; give one for each")
-        share = -(-len(indices) // (_SHARES * self.readers))
+        for crops in asked:
+            _check_crops(crops, len(indices))
+        share = max(1, -(-len(indices) // (_SHARES * self.readers)))
         parts = (range(len(indices))[start : start + share] for start in range(0, len(indices), share))
         for done in [self.pool.submit(fill, places) for places in parts]:
             done.result()
@@ -143,23 +144,41 @@ class ShardImages:
             if self.as_found:
                 return decode_found_views(payload, crops, self.image_size, self.channels)
             return decode_views(payload, crops, self.image_size)
-        except (OSError, RuntimeError, ValueError, SyntaxError) as error:
-            key = read_manifest(self.place, self.split, ["key"])["key"][int(index)]
-            reason = f"damaged since it was prepared ({error}); python -m data.check names all such images"
-            raise ValueError(f"{key} in {self.folder.shown}/{shard}: {reason}") from error
+        except _UNREADABLE as error:
+            key = read_manifest(self.place, self.split, ["key"])["key"][int(index)].as_py()
+            raise _damaged(key, self.folder, shard, error) from error
+
+
+def _damaged(key: str, folder: Folder, shard: str, error: Exception) -> ValueError:
+    reason = f"damaged since it was prepared ({error}); python -m data.check names all such images"
+    return ValueError(f"{key} in {folder.shown}/{shard}: {reason}")
 
 
 def crop_each(squares: Tensor, crops: Sequence[Crop]) -> Tensor:
     """Each image's own crop, resized back. squares: (B, C, S, S) uint8, and so the result."""
+    _check_crops(crops, len(squares))
     size = squares.shape[-1]
     return torch.stack([view_of(square, crop, size) for square, crop in zip(squares, crops, strict=True)])
 
 
+def _check_crops(crops: Sequence[Crop | None], num: int) -> None:
+    if len(crops) != num:
+        raise ValueError(f"{len(crops)} crops for {num} images; give one for each")
+
+
 def open_images(place: Place, split: str, readers: int = 4) -> tuple[Images, Tensor]:
-    """A split's images and labels (N,) int64; a label of -1 means none. readers: threads that decode."""
-    labels, dataset = read_manifest(place, split, ["label"])["label"].to_numpy(), Dataset.read(place)
+    """A split's images and labels (N,) int64; a label of -1 means none. readers: threads that decode.
+
+    Raises FileNotFoundError where there are no finished shards, ValueError for a split that they lack.
+    """
+    dataset = Dataset.read(place)
+    if dataset.counts and split not in dataset.counts:
+        raise ValueError(
+            f"{as_folder(place).shown} has no split {split!r}; it has {', '.join(dataset.counts)}"
+        )
+    labels = read_manifest(place, split, ["label"])["label"].to_numpy()
     num_bytes = len(labels) * dataset.channels * dataset.image_size**2
-    cached = not dataset.whole and num_bytes <= _CACHE_LIMIT
+    cached = not (dataset.whole or dataset.shards_at) and num_bytes <= _CACHE_LIMIT
     images = MemoryImages(place, split) if cached else ShardImages(place, split, readers)
     return images, torch.from_numpy(labels.copy())
 
@@ -185,21 +204,34 @@ def _cached(folder: Folder, split: str) -> Tensor:
     file = _cache_file(folder, split, dataset)
     if file is None or not keys:
         return _decode_all(folder, split, torch.empty(shape, dtype=torch.uint8))
-    near = file.with_name(f"{file.name}{UNFINISHED}")
-    with locked(file.with_name(f"{file.name}.lock{UNFINISHED}")):
-        if not file.is_file() or file.stat().st_size != np.prod(shape):
-            try:
-                with near.open("wb") as opened:  # a disk that fills while it is written would end the process
-                    os.posix_fallocate(opened.fileno(), 0, int(np.prod(shape)))
-            except OSError:
-                near.unlink(missing_ok=True)
-                return _decode_all(folder, split, torch.empty(shape, dtype=torch.uint8))
-            mapped = np.memmap(near, np.uint8, "r+", shape=shape)
-            _decode_all(folder, split, torch.from_numpy(mapped))
-            mapped.flush()  # else a power cut could leave the name with other bytes
-            os.replace(near, file)
+    try:
+        with locked(file.with_name(f"{file.name}.lock{UNFINISHED}")):
+            if not file.is_file() or file.stat().st_size != np.prod(shape):
+                _write_cache(file, folder, split, shape)
+    except _NoRoomError:
+        return _decode_all(folder, split, torch.empty(shape, dtype=torch.uint8))
     # Copy on write: the collection stays as it is, whatever becomes of a batch.
     return torch.from_numpy(np.memmap(file, np.uint8, "c", shape=shape))
+
+
+class _NoRoomError(Exception):
+    """No cache can be written here."""
+
+
+def _write_cache(file: Path, folder: Folder, split: str, shape: tuple[int, ...]) -> None:
+    near = file.with_name(f"{file.name}{UNFINISHED}")
+    try:
+        try:
+            with near.open("wb") as opened:  # a disk that fills while it is written would end the process
+                os.posix_fallocate(opened.fileno(), 0, int(np.prod(shape)))
+        except OSError as error:
+            raise _NoRoomError from error
+        mapped = np.memmap(near, np.uint8, "r+", shape=shape)
+        _decode_all(folder, split, torch.from_numpy(mapped))
+        mapped.flush()  # else a power cut could leave the name with other bytes
+        os.replace(near, file)
+    finally:
+        near.unlink(missing_ok=True)
 
 
 def _cache_file(folder: Folder, split: str, dataset: Dataset) -> Path | None:
@@ -217,7 +249,10 @@ def _decode_all(folder: Folder, split: str, pixels: Tensor) -> Tensor:
     for sample in _samples(folder, sorted(set(manifest["shard"].to_pylist()))):
         index = place.get(sample["__key__"])
         if index is not None and suffixes[index] in sample:
-            pixels[index] = torch.from_numpy(decode_pixels(sample[suffixes[index]]).copy())
+            try:
+                pixels[index] = torch.from_numpy(decode_pixels(sample[suffixes[index]]).copy())
+            except _UNREADABLE as error:
+                raise _damaged(sample["__key__"], folder, sample["__url__"], error) from error
             found += 1
     if not found == len(place) == len(pixels):
         raise ValueError(

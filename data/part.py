@@ -100,7 +100,7 @@ class ShardTask:
         part.num_images = len(rows)
         table = to_table(rows).replace_schema_metadata({_META: part.to_json()})
         with self.out.new_file(_part_file(self.name)) as file:
-            pq.write_table(table, file)
+            pq.write_table(table, file, write_page_checksum=True)
         return part
 
     def _is_there(self, part: Part) -> bool:
@@ -109,7 +109,11 @@ class ShardTask:
             return False
         if not part.num_bytes or not isinstance(self.out, LocalFolder):
             return True
-        return not shard_damage(self.out, read_part_rows(self.out, self.name).to_pylist(), own=True)
+        try:
+            rows = read_part_rows(self.out, self.name).to_pylist()
+        except (pa.ArrowException, OSError, ValueError):
+            return False
+        return not shard_damage(self.out, rows, own=True)
 
     def _write(self, part: Part) -> list[Row]:
         if all(isinstance(item.open, StoredImage) for item in self.items):

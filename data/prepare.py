@@ -38,7 +38,7 @@ def main(
         str, typer.Option(help="new folder, s3:// or gs:// address for shards, manifest and dataset.json")
     ],
     image_size: Annotated[
-        int, typer.Option(help="short side after resizing, then centre-cropped to a square")
+        int, typer.Option(help="pixels a side that models see: short side resized, centre square kept")
     ],
     channels: Annotated[int, typer.Option(help="3 for RGB, 1 for grey")] = 3,
     test_fraction: Annotated[
@@ -47,7 +47,8 @@ def main(
     max_bad_fraction: Annotated[float, typer.Option(help="undecodable images tolerated")] = 0.01,
     root: Annotated[str, typer.Option(help="where named collections and relative paths start")] = ".",
     short_side: Annotated[
-        int | None, typer.Option(help="keep whole images, a longer short side resized to this; no cropping")
+        int | None,
+        typer.Option(help="keep whole images, a longer short side made this, for random crops"),
     ] = None,
     encoding: Annotated[str, typer.Option(help="png or webp (lossless), or jpg (quality 95)")] = "png",
     max_images: Annotated[int | None, typer.Option(help="of each split, evenly over the classes")] = None,
@@ -65,7 +66,7 @@ def main(
         _check_storage(image_size, short_side, encoding, max_images, shard_mb)
         given = f"{redact_address(source)}: "
         opened = open_source(source, root)
-        num_unlabelled = opened.labels.count(None)
+        notes = list(_notes_of_source(opened))
         given = ""
         job = Job(
             channels,
@@ -87,7 +88,7 @@ def main(
         typer.echo("interrupted; the same command goes on with the shards that are missing", err=True)
         raise typer.Exit(130) from None
     shown = redact_address(out)
-    for line in _notes(dataset, job, num_unlabelled):
+    for line in (*_notes(dataset, job), *notes):
         typer.echo(line, err=True)
     if known:
         typer.echo(f"note: it was there already; python -m data.check {shown} verifies it", err=True)
@@ -103,7 +104,18 @@ def main(
     )
 
 
-def _notes(dataset: Dataset, job: Job, num_unlabelled: int) -> Iterator[str]:
+def _notes_of_source(source: Source) -> Iterator[str]:
+    num_unlabelled = source.labels.count(None)
+    if num_unlabelled == len(source.items):
+        yield "note: no image has a class; that is fine for seeds alone"
+    elif num_unlabelled:
+        yield f"note: {num_unlabelled} images have no class, others have: is that meant?"
+    learnt = {own for own, split in zip(source.labels, source.splits, strict=True) if split != "test"}
+    if unseen := sorted({own for own in source.labels if own is not None} - learnt):
+        yield f"note: {', '.join(unseen[:_NAMED])} only among test images"
+
+
+def _notes(dataset: Dataset, job: Job) -> Iterator[str]:
     """What a person should know of the dataset besides its counts."""
     for bad in dataset.rejected[:_NAMED]:
         yield f"left out: {bad['source']}: {bad['reason']}"
@@ -117,8 +129,6 @@ def _notes(dataset: Dataset, job: Job, num_unlabelled: int) -> Iterator[str]:
         yield f"identical images: {named}"
     if dataset.num_identical > _NAMED:
         yield f"identical images: {dataset.num_identical - _NAMED} more groups"
-    if dataset.classes and num_unlabelled:
-        yield f"note: {num_unlabelled} images have no class, others have: is that meant?"
     for split in job.split_names:
         if not dataset.counts.get(split):
             yield f"note: there is no {split} image; a class of one image is all kept to train with"

@@ -80,6 +80,8 @@ class Dataset:
     def read(place: Place) -> "Dataset":
         """Raises ValueError where the file describes no shards."""
         folder = as_folder(place)
+        if folder.size(DATASET_FILE) is None:
+            raise FileNotFoundError(f"{folder.shown} holds no finished shards; prepare some by data.prepare")
         try:
             return Dataset(**json.loads(folder.read(DATASET_FILE)))
         except (TypeError, ValueError, RecursionError) as error:
@@ -140,7 +142,7 @@ class ManifestWriter:
     """The manifest, a shard's rows at a time."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._writer = pq.ParquetWriter(file, SCHEMA)
+        self._writer = pq.ParquetWriter(file, SCHEMA, write_page_checksum=True)
         self._digest = ManifestDigest()
 
     def add(self, rows: pa.Table) -> None:
@@ -174,7 +176,8 @@ def read_parquet(file: BinaryIO, columns: list[str] | None = None) -> pa.Table:
     """In this thread: `pyarrow.parquet.read_table` leaves threads that may abort a process at its end
     (github.com/apache/arrow, issue 45017).
     """
-    stored = pq.ParquetFile(file, read_dictionary=["shard", "split", "class_name"])
+    named = ["shard", "split", "class_name"]
+    stored = pq.ParquetFile(file, read_dictionary=named, page_checksum_verification=True)
     return stored.read(columns=columns, use_threads=False)
 
 

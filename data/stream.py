@@ -41,7 +41,7 @@ class Order:
         if epoch != latest:
             permutation = self._shuffle(np.random.Generator(np.random.Philox(key=[self.seed, epoch])))
             self._latest = (epoch, permutation)
-        return permutation[position * self.batch_size :][: self.batch_size]
+        return permutation[position * self.batch_size :][: self.batch_size].copy()
 
     def _shuffle(self, rng: np.random.Generator) -> Batch:
         if self.shards is None:
@@ -79,6 +79,10 @@ class Ahead(Generic[Made]):
         self._made: dict[int, Future[Made]] = {}
 
     def __call__(self, step: int) -> Made:
+        if not 0 <= step < self.end:
+            raise ValueError(f"step {step} lies outside 0 to {self.end - 1}")
+        for skipped in [number for number in self._made if number < step]:
+            del self._made[skipped]
         for number in range(step, min(step + self.depth + 1, self.end)):
             if number not in self._made:
                 self._made[number] = self._pool.submit(self.make, number)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from data.crops import CentreCrop
 from data.decode import Box, Crop, crop_pixels, decode_pixels, read_as_is, to_pixels
 
 _JPEG = b"\xff\xd8"
@@ -34,12 +35,12 @@ def view_of(pixels: Tensor, crop: Crop | None, image_size: int) -> Tensor:
     """pixels: (C, H, W) uint8. Returns (C, S, S) uint8.
 
     Boxes of whole pixels (training) are cut out and resized by torch, bilinear, antialiased, as torchvision
-    does it. Others (the test view, on which figures depend) are resized by Pillow, bicubic.
+    does it. The test view, on which figures depend, and parts of pixels are resized by Pillow, bicubic.
     """
     if crop is None:
         return pixels
     box = crop(pixels.shape[2], pixels.shape[1])
-    if all(side == int(side) for side in box):
+    if not isinstance(crop, CentreCrop) and all(side == int(side) for side in box):
         return _resized_crop(pixels, box, image_size)
     return torch.from_numpy(crop_pixels(to_image(pixels), lambda width, height: box, image_size).copy())
 

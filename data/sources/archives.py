@@ -34,6 +34,7 @@ from data.sources.base import (
     is_train,
     listed,
     listing_digest,
+    refuse_test_alone,
     split_folders,
     tree_items,
 )
@@ -80,7 +81,9 @@ def _items(file: Path, scratch: str | None) -> Listing:
     opener = partial(_opener, open_packed if zipped else open_span, holder, places)
     try:
         tree = pa.array(_unwrapped(paths), pa.large_binary())
-        return tree_items(tree, split_folders(tree), opener)
+        splits = split_folders(tree)
+        refuse_test_alone(tree, splits)
+        return tree_items(tree, splits, opener)
     except SourceError as error:
         raise SourceError(f"{file} {error}") from error
 

@@ -17,7 +17,9 @@ from PIL import Image
 
 Opener = Callable[[], Image.Image]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm"}
+)
 _SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing", "val", "valid", "validation"), "test"),
@@ -211,7 +213,7 @@ def _walk(root: Path, below: str, seen: set[Path]) -> Iterator[tuple[bytes, int,
 def split_folders(paths: pa.Array) -> dict[str, str]:
     """Top folders are splits only when all of them are, and `train` is there with another or with classes.
 
-    Raises SourceError where train and test lie beside something else.
+    Raises SourceError where train and test lie beside something else, or two folders of classes mean one.
     """
     tops, deep_tops = set(), set()
     for path in paths:
@@ -231,13 +233,16 @@ def split_folders(paths: pa.Array) -> dict[str, str]:
         raise SourceError(
             f"has {' and '.join(sorted(splits))} beside {others}; keep only train and test (or val)"
         )
+    same = [top for top in sorted(splits) if list(splits.values()).count(splits[top]) > 1]
+    if deep and same:
+        raise SourceError(f"has {' and '.join(same)}, all of them {splits[same[0]]} images; keep one")
     return splits
 
 
 def refuse_test_alone(paths: pa.Array, splits: Mapping[str, str]) -> None:
     """Raises SourceError where classes lie below `test` (or `val`) alone: else `test` were a class."""
     folders = {printable(path.as_py().rpartition(b"/")[0]) for path in paths}
-    tops = {folder.partition("/")[0] for folder in folders}
+    tops = {folder.partition("/")[0] for folder in folders if folder}
     if (
         not splits
         and any("/" in folder for folder in folders)

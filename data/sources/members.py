@@ -73,6 +73,8 @@ def tar_members(
                 stream.seek(tar.offset)
             if stream.read(_BLOCK) != bytes(_BLOCK):
                 raise tarfile.ReadError("its end is missing")
+        except SourceError:
+            raise
         except _DAMAGED_TAR as error:
             raise SourceError(
                 f"{shown} is truncated, damaged or no tar archive ({error}); get it again"

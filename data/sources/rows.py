@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data.sources.base import SourceError
+from data.sources.base import SourceError, listed
 
 _CACHED_BYTES = 256 << 20  # of decoded row groups a process keeps, for rows come in shuffled order
-_cached: dict[tuple[str, int, str], pa.ChunkedArray] = {}
+_cached: dict[tuple[str, int, int, int, str], pa.ChunkedArray] = {}
 
 
 @contextmanager
@@ -115,19 +115,23 @@ def _is_parquet(file: Path) -> bool:
     return file.suffix.lower() == ".parquet"
 
 
-@lru_cache(maxsize=1024)
 def _mapped(file: str) -> pa.Table:
     """Costs address space, not memory."""
+    return _mapped_state(*listed(file, Path(file)))
+
+
+@lru_cache(maxsize=1024)
+def _mapped_state(file: str, size: int, mtime: int) -> pa.Table:
     with pa.memory_map(file) as source:
         return pa.ipc.open_stream(source).read_all()
 
 
 def _cached_group(file: str, group: int, column: str) -> pa.ChunkedArray:
     """The least recently used row groups go first. Threads that meet here read twice at worst."""
-    key = (file, group, column)
+    key = (*listed(file, Path(file)), group, column)
     images = _cached.pop(key, None)
     if images is None:
-        images = _read_group(*key)
+        images = _read_group(file, group, column)
         sizes = {other: held.nbytes for other, held in list(_cached.items())}
         while sizes and sum(sizes.values()) + images.nbytes > _CACHED_BYTES:
             oldest = next(iter(sizes))

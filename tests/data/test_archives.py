@@ -190,6 +190,15 @@ def test_links_and_devices_are_passed_over(tmp_path):
     assert [*listed(tmp_path / "x.tar")] == [*listed(tmp_path / "x.zip")] == ["cat/1.png"]
 
 
+def test_classes_in_test_alone_are_refused(tmp_path):
+    with pytest.raises(SourceError, match="has test and val but no train"):
+        listed(write_archive(tmp_path / "x.zip", ["test/a/1.png", "val/a/1.png"]))
+    assert [*listed(write_archive(tmp_path / "y.zip", ["test/a/1.png", "test/b/1.png"]))] == [
+        "a/1.png",
+        "b/1.png",
+    ]
+
+
 def test_hard_links_are_refused(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         add(tar, "cat/1.png", png())

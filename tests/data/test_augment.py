@@ -9,8 +9,8 @@ from torchvision.transforms import functional
 from data.augment import Augmentation
 from data.augment_text import AugmentSpec
 from data.autoaugment import autoaugment
-from data.crops import random_crop
-from data.images import MemoryImages, crop_each
+from data.crops import quick_centre, random_crop
+from data.images import MemoryImages, ShardImages, crop_each
 
 ALL = ["none", "crop4", "rrc", "flip", "autoaugment", "cutout3", "crop4+flip+autoaugment+cutout3", "rrc+flip"]
 ROW, COLUMN, FLIP, CUT_ROW, CUT_COLUMN, SEED = range(6)
@@ -313,6 +313,14 @@ def test_rrc_is_the_random_crop_of_each_images_own_seed():
     result = augmentation.view(images, range(8), drawn)
     assert torch.equal(result, images.get(range(8), crops))
     assert sum(not torch.equal(*pair) for pair in zip(result, images.pixels, strict=True)) > 4
+
+
+def test_whole_frames_are_seen_at_their_quick_centre(known_frames):
+    images = ShardImages(known_frames.folder, "train")
+    augmentation = Augmentation.parse("none")
+    drawn = augmentation.draw(3, seed=0, step=0)
+    expected = images.get([2, 0, 1], [quick_centre(images.image_size)] * 3)
+    assert torch.equal(augmentation.view(images, [2, 0, 1], drawn), expected)
 
 
 def test_only_the_asked_images_are_read(known_shards):

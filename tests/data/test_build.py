@@ -88,7 +88,9 @@ def test_cut_short_it_goes_on_with_the_missing_shards(tmp_path, pets):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", ["shard cut", "shard lost", "shard flipped", "part cut", "part lost"])
+@pytest.mark.parametrize(
+    "damage", ["shard cut", "shard lost", "shard flipped", "part cut", "part lost", "part flipped"]
+)
 def test_a_shard_that_is_not_whole_is_written_again(tmp_path, pets, damage):
     build(pets, tmp_path / "whole", job())
 
@@ -145,15 +147,31 @@ def test_a_disk_that_is_too_small_is_noticed_at_once(tmp_path, pets, monkeypatch
     size = sum(file.stat().st_size for file in (tmp_path / "whole").glob("*.tar"))
     full = shutil.disk_usage(tmp_path)._replace(free=size // 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(SourceError, match=r"has 0\.0 GB free and the shards take about .* free some"):
+    with pytest.raises(SourceError, match=r"has 0 MB free and the shards take about 0 MB; free some"):
         build(pets, tmp_path / "out", job(), spread=None)
+    build(pets, tmp_path / "few", job(max_images=2))
+
+
+def test_what_killed_processes_left_goes_first(tmp_path, pets):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".train-00000.tar.0123.unfinished").write_bytes(b"part")
+
+    def nothing(tasks):
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        build(pets, tmp_path / "out", job(), spread=nothing)
+    assert not list((tmp_path / "out").glob("*.unfinished"))
 
 
 def test_what_an_interrupt_after_the_end_left_is_cleared(tmp_path, pets, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("data.build._clear", lambda out: None)
         build(pets, tmp_path / "out", job())
-    assert (tmp_path / "out" / PARTS).is_dir()
+    for part in (tmp_path / "out" / PARTS).glob("*.parquet"):
+        part.unlink()  # as if killed in the middle of clearing
+        break
     build(pets, tmp_path / "out", job())
     assert not (tmp_path / "out" / PARTS).exists()
 
@@ -178,7 +196,7 @@ def test_shards_of_another_job_are_refused(tmp_path, pets, change, finished):
         with pytest.raises(KeyboardInterrupt):
             build(pets, tmp_path / "out", job(), spread=nothing)
     before = contents(tmp_path / "out")
-    with pytest.raises(SourceError, match="other images or options; give a new folder"):
+    with pytest.raises(SourceError, match=f"holds .*shards of other {next(iter(change))}; give a new folder"):
         build(pets, tmp_path / "out", job(**change))
     assert contents(tmp_path / "out") == before
 
@@ -260,7 +278,7 @@ def test_commands_take_object_stores_and_keep_secrets(pets, bucket, run_python):
         if "none" in arguments[-1]:
             assert done.returncode == 2
     assert done.returncode == 2
-    assert "other images or options" in done.stderr
+    assert "; give a new folder" in done.stderr
     assert SECRET_KEY not in as_folder(bucket).read(DATASET_FILE).decode()
 
 

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from data.check import find_damage, main
-from data.shards import MANIFEST_FILE, read_manifest
+from data.shards import MANIFEST_FILE, Dataset, read_manifest
 
 
 def rows(folder) -> list[dict[str, object]]:
@@ -154,6 +154,13 @@ def test_command_refuses_a_damaged_manifest(own_shards, capsys):
         main(str(own_shards.folder))
     assert caught.value.exit_code in (1, 2)
     assert capsys.readouterr().err.startswith(f"error: {path}: ")
+
+
+def test_another_image_size_is_damage(own_shards):
+    dataset = Dataset.read(own_shards.folder)
+    dataset.image_size += 1
+    dataset.write(own_shards.folder)
+    assert any("says 7 pixels a side, the manifest 6" in line for line in find_damage(own_shards.folder))
 
 
 def test_whole_frames_are_sound(known_frames):

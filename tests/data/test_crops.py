@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from data.crops import centre_crop, random_crop
+from data.crops import CentreCrop, random_crop
 from data.decode import crop_pixels, encode_jpeg, encode_png
 from data.views import decode_views
 
@@ -39,14 +39,14 @@ def boxes(num: int, width: int, height: int) -> np.ndarray:
     ],
 )
 def test_centre_crop_by_hand(image_size, width, height, expected):
-    assert centre_crop(image_size)(width, height) == pytest.approx(expected)
+    assert CentreCrop(image_size)(width, height) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("image_size", [224, 112, 32])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_centre_crop_is_torchvisions_test_view(size, image_size):
     image = smooth_image(*size)
-    ours = crop_pixels(image, centre_crop(image_size), image_size)
+    ours = crop_pixels(image, CentreCrop(image_size), image_size)
     resized = resize(image, int(image_size * 256 / 224), interpolation=3)
     theirs = np.asarray(center_crop(resized, image_size)).transpose(2, 0, 1)
     error = np.abs(ours.astype(int) - theirs)
@@ -59,10 +59,10 @@ def test_centre_crop_is_torchvisions_test_view(size, image_size):
 
 def test_centre_crop_is_torchvisions_to_the_last_bits_where_no_rounding_is():
     image = smooth_image(512, 256)
-    ours = crop_pixels(image, centre_crop(224), 224)
+    ours = crop_pixels(image, CentreCrop(224), 224)
     theirs = np.asarray(center_crop(resize(image, 256, interpolation=3), 224)).transpose(2, 0, 1)
     assert np.array_equal(ours, theirs)
-    small = crop_pixels(image, centre_crop(112), 112)
+    small = crop_pixels(image, CentreCrop(112), 112)
     theirs = np.asarray(center_crop(resize(image, 128, interpolation=3), 112)).transpose(2, 0, 1)
     assert np.abs(small.astype(int) - theirs).max() <= 1
 
@@ -70,7 +70,7 @@ def test_centre_crop_is_torchvisions_to_the_last_bits_where_no_rounding_is():
 @pytest.mark.parametrize("size", [*SIZES, (1, 1), (2, 3), (1, 400), (400, 1)], ids=str)
 def test_crops_lie_inside_the_image(size):
     width, height = size
-    drawn = np.concatenate([boxes(300, *size), [centre_crop(s)(*size) for s in range(1, 300)]])
+    drawn = np.concatenate([boxes(300, *size), [CentreCrop(s)(*size) for s in range(1, 300)]])
     left, upper, right, lower = drawn.T
     assert left.min() >= 0
     assert upper.min() >= 0

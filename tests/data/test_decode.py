@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from data.decode import (
     UndecodableError,
@@ -173,6 +173,36 @@ def test_32_bits_hold_8_or_16(values, expected):
     image = reopened(Image.fromarray(np.array([values] * 3, dtype=np.int32)), "TIFF")
     assert image.mode == "I"
     assert square(image, 3, channels=1)[0].tolist() == expected
+
+
+def test_a_dark_16_bit_pgm_is_dark():
+    payload = b"P5 2 2 65535\n" + np.array([0, 200, 255, 65535], dtype=">u2").tobytes()
+    image = Image.open(io.BytesIO(payload))
+    assert square(image, 2, channels=1).ravel().tolist() == [0, 0, 0, 255]
+    image = Image.open(io.BytesIO(b"P5 2 1 65535\n" + np.array([0, 200], dtype=">u2").tobytes()))
+    assert square(image, 1, channels=1).max() == 0
+
+
+def test_what_is_not_finite_is_the_end_of_the_range():
+    values = np.array([[0.5, 0.25], [np.inf, np.nan]], dtype=np.float32)
+    result = square(reopened(Image.fromarray(values), "TIFF"), 2, channels=1)
+    assert result.ravel().tolist() == [128, 64, 255, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_kind_is_upright(kind, orientation):
+    """Pillow turns TIFFs itself when it loads them."""
+    shades = Image.fromarray(np.array([[0, 80], [160, 240]], dtype=np.uint8))
+    shades = shades.resize((32, 32), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    shades.convert("RGB").save(buffer, kind, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue())))
+    expected = np.asarray(upright.convert("L")).astype(int)
+    result = square(Image.open(io.BytesIO(buffer.getvalue())), 32, channels=1).reshape(32, 32).astype(int)
+    assert np.abs(result - expected).max() <= 12
 
 
 def test_one_bit_is_black_and_white():

@@ -3,12 +3,14 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from planted import SECRET_KEY
 
+import data
 from data.fetch import FetchedFolder
-from data.folders import UNFINISHED, FolderError, LocalFolder, as_folder
+from data.folders import UNFINISHED, FolderError, LocalFolder, as_folder, locked
 from data.redact import has_secrets
 
 
@@ -112,3 +114,29 @@ def test_signs_that_a_secret_may_hold(sign):
     except FolderError as error:
         shown = str(error)
     assert "SECRET" not in shown
+
+
+def test_one_process_at_a_time_whoever_waited(tmp_path):
+    """Of many that come while others leave, never two are in: a leaver takes the file with it."""
+    log, file = tmp_path / "log", tmp_path / "lock"
+    code = (
+        "import os, sys, time; from pathlib import Path; from data.folders import locked\n"
+        "for _ in range(40):\n"
+        "    with locked(Path(sys.argv[1])):\n"
+        "        os.mkdir(sys.argv[2]); time.sleep(0.002); os.rmdir(sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, str(file), str(log)]
+    workers = [subprocess.Popen(command, cwd=Path(data.__file__).parents[1]) for _ in range(4)]
+    assert [worker.wait(120) for worker in workers] == [0] * 4
+
+
+def test_lock_refuses_while_another_process_holds_it(tmp_path):
+    with (
+        locked(tmp_path / "lock"),
+        pytest.raises(FolderError, match="taken"),
+        locked(tmp_path / "lock", "taken"),
+    ):
+        pass
+    with locked(tmp_path / "lock", "taken"):
+        assert (tmp_path / "lock").exists()
+    assert not (tmp_path / "lock").exists()

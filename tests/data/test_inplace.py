@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,17 @@ def test_names_that_are_no_text(tmp_path):
         tar.addfile(member, io.BytesIO(payload))
     (item,) = shards_source(tmp_path / "in").items
     assert item.name == "caf\\xe9"
+
+
+def test_squares_of_the_asked_size_are_seen_as_they_are(tmp_path):
+    (tmp_path / "in").mkdir()
+    write_tar(tmp_path / "in" / "x.tar", {f"{n}.png": picture(n, (24, 24)) for n in range(6)})
+    build(shards_source(tmp_path / "in"), tmp_path / "out", replace(JOB, image_size=24))
+    images, _ = open_images(tmp_path / "out", "train")
+    rows = read_manifest(tmp_path / "out", "train").to_pylist()
+    for image, row in zip(images.get(range(len(images))), rows, strict=True):
+        expected = np.asarray(Image.open(io.BytesIO(picture(int(row["key"]), (24, 24)))).convert("RGB"))
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
 def test_damage_is_found(tmp_path):

@@ -440,6 +440,22 @@ def test_command_refuses_bad_usage(tmp_path, capsys, options, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["1.png", "2.png"], "note: no image has a class"),
+        (["a/1.png", "a/2.png", "b/1.png", "b/2.png", "3.png"], "note: 1 images have no class, others have"),
+        (["train/a/1.png", "test/a/1.png", "test/b/1.png"], "note: b only among test images"),
+        (["a/1.png", "b/1.png"], "note: there is no test image; a class of one image"),
+    ],
+)
+def test_command_notes_what_is_odd(tmp_path, write_images, capsys, names, told):
+    main(source=str(write_images(tmp_path / "in", *names)), out=str(tmp_path / "out"), image_size=4)
+    assert told in capsys.readouterr().err
+    main(source=str(tmp_path / "in"), out=str(tmp_path / "out"), image_size=4)
+    assert "note: it was there already; python -m data.check" in capsys.readouterr().err
+
+
 def test_command_takes_every_option(tmp_path, write_images, run_python):
     names = [f"{split}/{label}/{n}.png" for split in ("train", "test") for label in "ab" for n in range(6)]
     write_images(tmp_path / "root" / "pets", *names)

@@ -218,9 +218,17 @@ def test_split_folders_in_any_spelling(tmp_path, write_images, splits):
     assert sorted(str(item.split) for item in source.items) == ["test", "train"]
 
 
-@pytest.mark.parametrize("names", [["test/a/1.png"], ["Val/a/1.png", "test/2.png"]])
+@pytest.mark.parametrize(
+    "names", [["test/a/1.png"], ["Val/a/1.png", "test/2.png"], ["test/a/1.png", "2.png"]]
+)
 def test_classes_in_test_alone_are_refused(tmp_path, write_images, names):
     with pytest.raises(SourceError, match=r"has .* but no train; add it, or give the folder that holds"):
+        folder_source(write_images(tmp_path, *names))
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path, write_images):
+    names = [f"{split}/a/1.png" for split in ("train", "test", "val")]
+    with pytest.raises(SourceError, match="has test and val, all of them test images; keep one"):
         folder_source(write_images(tmp_path, *names))
 
 

@@ -140,7 +140,7 @@ def test_batches_made_ahead_are_those_made_at_once():
     made = []
     ahead = Ahead(lambda step: made.append(step) or step * 10, end=8)
     assert [ahead(step) for step in range(8)] == [step * 10 for step in range(8)]
-    assert made == list(range(8))
+    assert sorted(made) == list(range(8))
 
 
 def test_batches_are_made_ahead_up_to_the_end_alone():
@@ -149,6 +149,22 @@ def test_batches_are_made_ahead_up_to_the_end_alone():
     assert ahead(2) == 2
     assert all(started[step].wait(10) for step in (3, 4, 5))
     assert not started[0].is_set()
+
+
+def test_skipped_batches_are_forgotten_and_none_lies_beyond_the_end():
+    ahead = Ahead(lambda step: step, end=6)
+    assert [ahead(0), ahead(4)] == [0, 4]
+    assert set(ahead._made) == {5}
+    for step in (-1, 6):
+        with pytest.raises(ValueError, match=f"step {step} lies outside 0 to 5"):
+            ahead(step)
+
+
+def test_a_batch_that_is_written_to_leaves_the_order_alone():
+    order = Order(10, 4, seed=0)
+    before = order.batch(0).copy()
+    order.batch(0)[:] = 0
+    assert np.array_equal(order.batch(0), before)
 
 
 def test_an_error_in_a_batch_comes_with_that_batch():

@@ -352,6 +352,23 @@ def test_decoded_row_groups_stay_within_their_memory(tmp_path, monkeypatch):
     assert len(rows._cached) > 1
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_table_that_was_written_anew_is_read_anew(tmp_path, kind):
+    def write(first: int) -> None:
+        if kind == "parquet":
+            write_parquet(tmp_path / "x" / "x.parquet", 6, first)
+        else:
+            write_stream(tmp_path / "x", 6, first)
+        for number, file in enumerate((tmp_path / "x").iterdir()):
+            os.utime(file, ns=(0, first * 1000 + number))
+
+    for first in (0, 50):
+        write(first)
+        opened = [np.asarray(item.open()) for item in table_source(tmp_path / "x").items]
+        expected = [np.asarray(Image.open(io.BytesIO(png(first + n)))) for n in range(6)]
+        assert all(np.array_equal(a, b) for a, b in zip(opened, expected, strict=True))
+
+
 @pytest.mark.parametrize("change", ["touch", "add", "rename"])
 def test_identity_changes_with_the_files(tmp_path, change):
     path = write_parquet(tmp_path / "a.parquet")
