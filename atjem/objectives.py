@@ -30,4 +30,9 @@ def targeted_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return -cross_entropy(logits, y)
 
 
+def confidence(logits: Tensor, y: Tensor) -> Tensor:
+    """log max softmax f(x): climbing it makes the classifier sure of any class; y is not used."""
+    return logits.log_softmax(dim=1).amax(dim=1)
+
+
 MODES: dict[str, Objective] = {"joint": joint, "marginal": marginal}

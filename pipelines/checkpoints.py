@@ -42,9 +42,12 @@ def checkpoint_steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(step), path) for step, path in found if step.isdigit())
 
 
-def finished_shards(folder: Path) -> int:
-    """Of a preprocess stage that was cut short; the others are still to be written."""
-    return sum(1 for _ in folder.glob("*/[!.]*.tar"))
+def finished_parts(folder: Path) -> str:
+    """What a stage without steps had finished when it was cut short, in words; empty when nothing."""
+    for kind, pattern in (("shards", "*/[!.]*.tar"), ("batches of attacks", "*/[!.]*.safetensors")):
+        if num := sum(1 for _ in folder.glob(pattern)):
+            return f"{num} finished {kind}"
+    return ""
 
 
 def sound_checkpoint(folder: Path) -> tuple[int, Path] | None:

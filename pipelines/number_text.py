@@ -7,6 +7,7 @@ MAIN_METRICS = (
     "clean_accuracy",
     "robust_accuracy",
     "pgd_accuracy",
+    "robust_gate",
     "ece",
     "ood_auroc",
     "frechet_distance",

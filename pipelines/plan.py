@@ -11,7 +11,7 @@ from typing import Any
 from data.sources.base import SourceError
 from data.sources.named import open_source
 from data.sources.noise_names import KINDS
-from pipelines.checkpoints import checkpoint_steps, finished_shards
+from pipelines.checkpoints import checkpoint_steps, finished_parts
 from pipelines.files import path_exists
 from pipelines.fingerprint import ROOT, changes, code_digests, digest, library_versions
 from pipelines.graph import STAGES, Node, build_graph, stage_needs
@@ -182,8 +182,8 @@ def _decide(
     checkpoints = checkpoint_steps(store.checkpoints(node.stage, fingerprint))
     if checkpoints:
         return "resume", f"goes on from the checkpoint at step {checkpoints[-1][0]}"
-    if shards := finished_shards(store.checkpoints(node.stage, fingerprint)):
-        return "resume", f"goes on after {shards} finished shards"
+    if parts := finished_parts(store.checkpoints(node.stage, fingerprint)):
+        return "resume", f"goes on after {parts}"
     anew = [name for name in node.needs.values() if steps[name].will_run]
     if anew:
         named = ", ".join(sorted(set(anew))) if len(anew) <= 3 else f"{len(anew)} of its inputs"

@@ -226,6 +226,9 @@ class Robust(Section):
 
 class Ood(Section):
     num_images: Annotated[int, Field(ge=10)] = Field(1000, description="held-out seeds scored for ood_auroc")
+    eps: PositiveAmount = Field(1.0, description="L2, within which seeds are made to look like images")
+    step_size: PositiveAmount = 0.1
+    steps: Positive = 20
 
 
 class Evaluate(Section):

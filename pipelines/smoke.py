@@ -52,7 +52,7 @@ def smoke_settings(settings: Settings, available: dict[str, float]) -> Settings:
             "extractor_steps": 0,
             "inception_weights": None,
             "robust": {"num_images": _BATCH, "iterations": _ATTACK_STEPS, "pgd_steps": _ATTACK_STEPS},
-            "ood": {"num_images": _IMAGES},
+            "ood": {"num_images": _IMAGES, "steps": _ATTACK_STEPS},
         },
         compute=compute,
         published=None,

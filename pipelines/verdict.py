@@ -24,5 +24,7 @@ def warnings(metrics: Mapping[str, float]) -> Iterator[str]:
     distance, first = metrics.get("frechet_distance"), metrics.get("stage1_frechet_distance")
     if distance is not None and first is not None and distance >= _CLOSER * first:
         yield "stage 2's samples are hardly closer to the images than stage 1's: train it longer"
+    if metrics.get("robust_gate") == 0:
+        yield "robust_accuracy is not to be believed: masked gradients (the report shows the signs)"
     if metrics.get("robust_accuracy") == 0:
         yield "no image withstands AutoAttack (robust_accuracy 0): the classifier is not robust at this eps"

@@ -1,21 +1,31 @@
 """The model as a classifier: clean and robust accuracy, calibration, out-of-distribution detection."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from atjem.calibration import expected_calibration_error, reliability_bins
+from atjem.attacks import pgd
+from atjem.balls import make_ball
+from atjem.calibration import (
+    adaptive_calibration_error,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_bins,
+)
 from atjem.checkpoint import load
 from atjem.energies import energy_from_logits
 from atjem.models.registry import JointEnergyModel
-from atjem.robustness import attacks_of, autoattack_accuracy, pgd_accuracy
-from atjem.scores import accuracy, auroc
+from atjem.objectives import confidence, marginal
+from atjem.robustness import attacks_of
+from atjem.scores import accuracy, auroc, fpr95
 from data.images import Images
 from data.rng import stream_seed
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, pick_device, seed_images
+from pipelines.stages.robust import measure_robustness
 
 _BATCH = 250
 
@@ -34,73 +44,75 @@ def run(context: StageContext) -> dict[str, Any]:
         channels=settings.model.channels,
         image_size=settings.data.image_size,
     )
-    ood_logits = _logits(model, seeds, min(settings.evaluate.ood.num_images, len(seeds)), device)
     metrics = {
         "clean_accuracy": accuracy(logits, labels).item(),
-        "ece": expected_calibration_error(logits, labels).item(),
-        "ood_auroc": auroc(-energy_from_logits(logits), -energy_from_logits(ood_logits)).item(),
-        "ood_auroc_softmax": auroc(_confidence(logits), _confidence(ood_logits)).item(),
+        **_calibration(settings.seed, logits, labels),
+        **_out_of_distribution(context, model, seeds, logits, device),
     }
-    robust, absent = _robust(context, model, images, labels, device)
+    robust = measure_robustness(context, model, images, labels, device)
     protocol = {
         **settings.evaluate.robust.model_dump(),
         "attacks": attacks_of(model.spec.num_classes),
-        "num_images": robust["robust_num_images"],
+        "num_images": robust.metrics["robust_num_images"],
     }
     return {
-        "metrics": {**metrics, **robust},
-        "absent": absent,
+        "metrics": {**metrics, **robust.metrics},
+        "absent": robust.absent,
+        "gate": [vars(check) for check in robust.checks],
+        "pgd_curve": robust.curve,
         "protocol": protocol,
         "reliability": reliability_bins(logits, labels),
     }
 
 
-def _robust(
-    context: StageContext, model: JointEnergyModel, images: Images, labels: Tensor, device: torch.device
-) -> tuple[dict[str, float], dict[str, str]]:
-    """On one seeded subset of the test images, the same for every model."""
-    settings = context.settings.evaluate.robust
-    subset = _subset(len(images), settings.num_images, context.settings.seed)
-    x, y = as_float(images.get(subset), device), labels[subset].to(device)
-    attack_seed = stream_seed(context.settings.seed, "evaluate/attack") % 2**31
-    metrics = {
-        "robust_num_images": len(subset),
-        "pgd_accuracy": pgd_accuracy(
-            model,
-            x,
-            y,
-            norm=settings.norm,
-            eps=settings.eps,
-            num_steps=settings.pgd_steps,
-            seed=attack_seed,
-        ),
+def _calibration(seed: int, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """The temperature is fitted on one half of the test images and judged by the other."""
+    rng = np.random.Generator(np.random.Philox(key=[stream_seed(seed, "evaluate/temperature"), 0]))
+    fitted, judged = np.array_split(rng.permutation(len(labels)), 2)
+    temperature = fit_temperature(logits[fitted], labels[fitted])
+    return {
+        "ece": expected_calibration_error(logits, labels).item(),
+        "adaptive_ece": adaptive_calibration_error(logits, labels).item(),
+        "temperature": temperature,
+        "tempered_ece": expected_calibration_error(logits[judged] / temperature, labels[judged]).item(),
     }
-    if settings.attack != "autoattack":
-        return metrics, {"robust_accuracy": "evaluate.robust.attack is 'pgd'"}
-    context.report.progress(0, len(subset), "images under AutoAttack")
-    metrics["robust_accuracy"] = autoattack_accuracy(
-        model,
-        x,
-        y,
-        norm=settings.norm,
-        eps=settings.eps,
-        num_classes=model.spec.num_classes,
-        seed=attack_seed,
-        iterations=settings.iterations,
+
+
+def _out_of_distribution(
+    context: StageContext, model: JointEnergyModel, seeds: Images, logits: Tensor, device: torch.device
+) -> dict[str, float]:
+    """How well images are told from seeds, as they are and made to look like images within a ball.
+
+    Each score is attacked by climbing itself (Augustin et al. 2020).
+    """
+    settings = context.settings.evaluate.ood
+    num = min(settings.num_images, len(seeds))
+    attack = partial(
+        pgd, model, ball=make_ball("L2", settings.eps), step_size=settings.step_size, num_steps=settings.steps
     )
-    context.report.progress(len(subset), len(subset), "images under AutoAttack")
-    return metrics, {}
-
-
-def _subset(num_images: int, wanted: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    rng = np.random.Generator(np.random.Philox(key=[stream_seed(seed, "evaluate/subset"), 0]))
-    return rng.permutation(num_images)[:wanted]
+    metrics = {}
+    for suffix, score, objective in (("", _negative_energy, marginal), ("_softmax", _confidence, confidence)):
+        real, clean, adversarial = score(logits), [], []
+        for start in range(0, num, _BATCH):
+            x = as_float(seeds.get(range(start, min(start + _BATCH, num))), device)
+            nobody = torch.zeros(len(x), dtype=torch.int64, device=device)
+            with torch.no_grad():
+                clean.append(score(model(x).cpu()))
+                adversarial.append(score(model(attack(x, nobody, objective=objective)).cpu()))
+        metrics[f"ood_auroc{suffix}"] = auroc(real, torch.cat(clean)).item()
+        metrics[f"ood_fpr95{suffix}"] = fpr95(real, torch.cat(clean)).item()
+        metrics[f"ood_auroc_adversarial{suffix}"] = auroc(real, torch.cat(adversarial)).item()
+    return metrics
 
 
 @torch.no_grad()
 def _logits(model: JointEnergyModel, images: Images, num: int, device: torch.device) -> Tensor:
     batches = (range(start, min(start + _BATCH, num)) for start in range(0, num, _BATCH))
     return torch.cat([model(as_float(images.get(batch), device)).cpu() for batch in batches])
+
+
+def _negative_energy(logits: Tensor) -> Tensor:
+    return -energy_from_logits(logits)
 
 
 def _confidence(logits: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ def run(context: StageContext) -> dict[str, Any]:
         published=published.source if published else "",
         of_data=[(name, shown(value)) for name, value in sorted(_of_data(manifests).items())],
         absent=_absent(manifests),
+        gates=_gates(manifests),
         charts=_charts(context.inputs, manifests),
         graph=draw_graph(manifests),
         lineage=_lineage(manifests, settings),
@@ -101,6 +102,18 @@ def _absent(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
     for name, reason in sorted(_merged(manifests, "absent").items()):
         by_reason.setdefault(reason, []).append(name)
     return [(", ".join(names), reason) for reason, names in by_reason.items()]
+
+
+def _gates(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each model's signs of masked gradients, and its accuracy under PGD by budget."""
+    gates = []
+    for part in _parts(manifests):
+        for manifest in manifests.values():
+            if manifest["part"] == part and "gate" in manifest:
+                curve = ", ".join(f"{shown(p['accuracy'])} at {p['eps']:g}" for p in manifest["pgd_curve"])
+                checks = [{**check, "seen": shown(check["seen"])} for check in manifest["gate"]]
+                gates.append({"model": _MODELS[part], "checks": checks, "curve": curve})
+    return gates
 
 
 def _subtitle(manifests: Mapping[str, Mapping[str, Any]]) -> str:

@@ -78,6 +78,12 @@ runs; none of these figures or pictures is a result.</p>
 {% for names, reason in absent %}<p class="small">Absent: <code>{{ names }}</code>, since {{ reason }}.</p>
 {% endfor %}
 
+<details><summary>Can the robust accuracies be believed?</summary><div class="wide"><table>
+<tr><th>model</th><th>sign</th><th>verdict</th><th class="number">seen</th><th>what</th></tr>
+{% for gate in gates %}{% for check in gate.checks %}<tr><td>{{ gate.model }}</td><td>{{ check.name }}</td>
+<td>{{ check.verdict }}</td><td class="number">{{ check.seen }}</td><td>{{ check.told }}</td></tr>
+{% endfor %}<tr><td>{{ gate.model }}</td><td>PGD by eps</td><td></td><td></td><td>{{ gate.curve }}</td></tr>
+{% endfor %}</table></div></details>
 <details><summary>Images and features</summary><div class="wide"><table>
 {% for name, value in of_data %}<tr><td>{{ name }}</td><td class="number">{{ value }}</td></tr>
 {% endfor %}</table></div></details>

@@ -1,10 +1,14 @@
 """Fidelity metrics against closed forms, and their independence of the batch size."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from atjem.checkpoint import save_model
 from atjem.fidelity import (
@@ -209,11 +213,14 @@ def inception_weights(tmp_path_factory):
         patch.setattr(torch.nn.Module, "load_state_dict", lambda self, state, *_, **__: None)
         blank = make_extractor(INCEPTION, str(path), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    state = {
-        name: 0.05 * torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
-        for name, value in blank.state_dict().items()
-    }
-    state |= {name: value.abs() + 1 for name, value in state.items() if name.endswith("running_var")}
+    state = {}
+    for name, value in blank.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+        if value.ndim > 1:  # as large as the next layer needs it (He et al. 2015)
+            noise *= (2 / value[0].numel()) ** 0.5
+        elif value.is_floating_point():
+            noise = 0.1 * noise + (1 if name.endswith(("weight", "running_var")) else 0)
+        state[name] = noise
     torch.save(state, path)
     return path
 
@@ -228,6 +235,44 @@ def test_inception_weights_are_loaded_from_a_file(inception_weights, channels):
     assert features.pooled.std() > 0
     again = extract(make_extractor(INCEPTION, str(inception_weights), torch.device("cpu")), [images])
     assert torch.allclose(features.pooled, again.pooled, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_metrics_equal_torch_fidelitys_own_command(inception_weights, tmp_path):
+    """On the same PNGs; precision and recall by the same extractor, which the command is told of for all."""
+    generator = torch.Generator().manual_seed(0)
+    sets = {
+        name: torch.randint(0, 256, (num, 3, 32, 32), dtype=torch.uint8, generator=generator) // divisor
+        for name, num, divisor in (("samples", 40, 2), ("reference", 48, 1))
+    }
+    for name, images in sets.items():
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name / f"{number:03d}.png")
+    options = (
+        "--cpu --json --silent --no-cache --isc --fid --kid --prc --kid-subset-size 40 --batch-size 16"
+        f" --feature-extractor {INCEPTION} --feature-extractor-weights-path {inception_weights}"
+    )
+    command = [str(Path(sys.executable).with_name("fidelity")), *options.split()]
+    command += ["--input1", str(tmp_path / "samples"), "--input2", str(tmp_path / "reference")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout)
+    extractor = make_extractor(INCEPTION, str(inception_weights), torch.device("cpu"))
+    features = {name: extract(extractor, images.split(7)) for name, images in sets.items()}
+    ours = fidelity_metrics(features["samples"], features["reference"])
+    names = {
+        "frechet_distance": "frechet_inception_distance",
+        "kernel_distance": "kernel_inception_distance_mean",
+        "feature_precision": "precision",
+        "feature_recall": "recall",
+        "class_score": "inception_score_mean",
+        "class_score_std": "inception_score_std",
+    }
+    assert {name: ours[name] for name in names} == pytest.approx(
+        {name: theirs[their] for name, their in names.items()}, rel=1e-4, abs=1e-9
+    )
+    assert ours["frechet_distance"] > 0
 
 
 def test_inception_without_weights_and_network_fails_instead_of_substituting(tmp_path, monkeypatch):

@@ -6,7 +6,16 @@ import pytest
 import torch
 from pyautoattack import AutoAttack
 
-from atjem.robustness import _aim, autoattack_accuracy, pgd_accuracy
+from atjem.robustness import (
+    CLEAN,
+    Kept,
+    _aim,
+    _shorten,
+    attacks_of,
+    autoattack,
+    holds_under_pgd,
+    pgd_accuracy,
+)
 
 PATCHES = 4  # an 8x8 image has four 4x4 patches; class k is recognised by patch k
 SCALE = 20.0
@@ -46,25 +55,24 @@ CASES = pytest.mark.parametrize(
 def test_autoattack_finds_exactly_the_images_within_reach(norm, eps, radii, make_classifier):
     x, y = images_with_radii(radii, norm, num_classes=4)
     assert 0 <= x.min() <= x.max() <= 1
-    robust = autoattack_accuracy(make_classifier(4), x, y, norm=norm, eps=eps, num_classes=4, seed=0)
-    assert robust == pytest.approx(sum(radius > eps for radius in radii) / len(radii))
+    attacked = autoattack(make_classifier(4), x, y, norm=norm, eps=eps, num_classes=4, seed=0)
+    assert attacked.holds.tolist() == [radius > eps for radius in radii]
+    assert [by == CLEAN for by in attacked.broken_by] == [radius < 0 for radius in radii]
+    assert attacked.accuracy == pytest.approx(sum(radius > eps for radius in radii) / len(radii))
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_autoattack_with_fewer_than_four_classes(num_classes, make_classifier):
     x, y = images_with_radii([0.2, 0.28, 0.32, 0.4], "L2", num_classes)
-    robust = autoattack_accuracy(
-        make_classifier(num_classes), x, y, norm="L2", eps=0.3, num_classes=num_classes, seed=0
-    )
-    assert robust == 0.5
+    model = make_classifier(num_classes)
+    assert autoattack(model, x, y, norm="L2", eps=0.3, num_classes=num_classes, seed=0).accuracy == 0.5
 
 
 def test_autoattack_of_a_classifier_that_is_always_wrong(make_classifier):
     x, y = images_with_radii([0.4, 0.4], "L2", num_classes=4)
-    assert (
-        autoattack_accuracy(make_classifier(4), x, (y + 1) % 4, norm="L2", eps=0.1, num_classes=4, seed=0)
-        == 0.0
-    )
+    model = make_classifier(4)
+    attacked = autoattack(model, x, (y + 1) % 4, norm="L2", eps=0.1, num_classes=4, seed=0)
+    assert (attacked.accuracy, attacked.broken_by) == (0.0, [CLEAN, CLEAN])
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 4])
@@ -90,7 +98,7 @@ def test_parameter_gradients_are_untouched(make_classifier):
     model = make_classifier(4)
     x, y = images_with_radii([0.1, 0.4], "L2", num_classes=4)
     pgd_accuracy(model, x, y, norm="L2", eps=0.3, num_steps=3, seed=0)
-    autoattack_accuracy(model, x[:1], y[:1], norm="L2", eps=0.3, num_classes=4, seed=0)
+    autoattack(model, x[:1], y[:1], norm="L2", eps=0.3, num_classes=4, seed=0)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -124,9 +132,10 @@ def test_memory_format_of_the_images_does_not_matter(norm, make_classifier):
     x = x.expand(-1, 3, -1, -1)
     settings = {"norm": norm, "eps": 0.03, "num_classes": 4, "seed": 0, "iterations": 5}
     model = Mean(make_classifier(4))
-    plain = autoattack_accuracy(model, x.contiguous(), y, **settings)
-    assert autoattack_accuracy(model, x.contiguous(memory_format=torch.channels_last), y, **settings) == plain
-    assert plain > 0
+    plain = autoattack(model, x.contiguous(), y, **settings)
+    last = autoattack(model, x.contiguous(memory_format=torch.channels_last), y, **settings)
+    assert last.broken_by == plain.broken_by
+    assert plain.accuracy > 0
 
 
 def test_a_model_of_nan_has_no_robust_accuracy(make_classifier):
@@ -134,7 +143,10 @@ def test_a_model_of_nan_has_no_robust_accuracy(make_classifier):
     broken = make_classifier(4)
     for parameter in broken.parameters():
         parameter.data.fill_(torch.nan)
-    assert math.isnan(pgd_accuracy(broken, x, y, norm="L2", eps=0.1, num_steps=2, seed=0))
+    with pytest.raises(ValueError, match="logits are nan: it has diverged"):
+        pgd_accuracy(broken, x, y, norm="L2", eps=0.1, num_steps=2, seed=0)
+    with pytest.raises(ValueError, match="logits are nan: it has diverged"):
+        autoattack(broken, x, y, norm="L2", eps=0.1, num_classes=4, seed=0, iterations=1)
 
 
 @pytest.mark.parametrize(("num_classes", "targets"), [(2, 1), (4, 3), (10, 9), (1000, 9)])
@@ -142,3 +154,68 @@ def test_targeted_attacks_aim_at_nine_classes_or_all_others(num_classes, targets
     attack = AutoAttack(make_classifier(4), norm="L2", eps=0.3, version="standard", device="cpu", seed=0)
     _aim(attack, num_classes)
     assert attack.apgd_targeted.n_target_classes == attack.fab.n_target_classes == targets
+
+
+@pytest.fixture
+def victims(make_model, make_images):
+    """A small network and 12 images, most of which it classifies correctly."""
+    model, x = make_model(), make_images(12)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    y[0] = (y[0] + 1) % model.spec.num_classes
+    return model, x, y
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("L2", 0.05), ("Linf", 0.004)])
+def test_images_and_books_are_autoattacks_own(victims, monkeypatch, norm, eps):
+    model, x, y = victims
+    monkeypatch.setattr("atjem.robustness._CHUNK", 5)
+    num_classes = model.spec.num_classes
+    ours = autoattack(model, x, y, norm=norm, eps=eps, num_classes=num_classes, seed=3, iterations=4)
+    reference = AutoAttack(model, norm=norm, eps=eps, version="standard", device="cpu", seed=3)
+    _aim(reference, num_classes)
+    _shorten(reference, 4)
+    reference.attacks_to_run = attacks_of(num_classes)
+    x_adv, _ = reference.run_standard_evaluation(x, y, batch_size=5)
+    assert torch.equal(ours.x_adv, x_adv)
+    assert len(set(ours.broken_by)) > 2
+
+
+@pytest.mark.parametrize("calls", [3, 20, 60])
+def test_killed_it_goes_on_with_the_next_batch(victims, monkeypatch, tmp_path, calls):
+    model, x, y = victims
+    monkeypatch.setattr("atjem.robustness._CHUNK", 4)
+    options = {"norm": "L2", "eps": 0.05, "num_classes": model.spec.num_classes, "seed": 0, "iterations": 4}
+    whole = autoattack(model, x, y, **options)
+    made = []
+
+    def dies(*_: object) -> None:
+        made.append(1)
+        if len(made) == calls:
+            raise KeyboardInterrupt
+
+    handle = model.register_forward_pre_hook(dies)
+    with pytest.raises(KeyboardInterrupt):
+        autoattack(model, x, y, kept=Kept(tmp_path), **options)
+    handle.remove()
+    known = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
+    again = autoattack(model, x, y, kept=Kept(tmp_path), **options)
+    assert again.broken_by == whole.broken_by
+    assert torch.equal(again.x_adv, whole.x_adv)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in known} == known
+
+
+def test_a_batch_that_was_cut_short_is_attacked_again(victims, tmp_path):
+    model, x, y = victims
+    options = {"norm": "L2", "eps": 0.05, "num_classes": model.spec.num_classes, "seed": 0, "iterations": 4}
+    whole = autoattack(model, x, y, kept=Kept(tmp_path), **options)
+    file = tmp_path / "apgd-ce-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:20])
+    assert autoattack(model, x, y, kept=Kept(tmp_path), **options).broken_by == whole.broken_by
+
+
+def test_more_restarts_break_no_less(victims):
+    model, x, y = victims
+    options = {"norm": "L2", "eps": 0.05, "num_steps": 3, "seed": 0}
+    one, three = (holds_under_pgd(model, x, y, restarts=number, **options) for number in (1, 3))
+    assert not (three & ~one).any()

@@ -4,8 +4,12 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from atjem.calibration import expected_calibration_error
-from atjem.scores import accuracy, auroc
+from atjem.calibration import (
+    adaptive_calibration_error,
+    expected_calibration_error,
+    fit_temperature,
+)
+from atjem.scores import accuracy, auroc, fpr95
 
 
 def scores(kind):
@@ -88,3 +92,30 @@ def test_calibration_error_at_extreme_logits():
     logits = torch.tensor([[1e4, 0.0], [1e4, 0.0], [0.0, 1e4], [-1e4, 1e4]])
     error = expected_calibration_error(logits, torch.tensor([0, 1, 1, 1]))
     assert error.item() == pytest.approx(0.25, abs=1e-6)
+
+
+def test_fpr95_by_hand():
+    positive = torch.arange(100.0)  # 95 of them are 5 or more
+    assert fpr95(positive, torch.tensor([4.0, 4.9, 5.0, 50.0])) == 0.5
+    assert fpr95(positive, torch.tensor([-1.0])) == 0
+    assert fpr95(torch.tensor([1.0]), torch.tensor([0.0, 1.0, 2.0])).item() == pytest.approx(2 / 3)
+    assert fpr95(positive, torch.tensor([torch.nan])).isnan()
+
+
+def test_adaptive_bins_hold_equally_many():
+    """Two bins by hand: confidences .6 .7 | .8 .9 with one of two correct in each."""
+    confidence = torch.tensor([0.9, 0.6, 0.8, 0.7], dtype=torch.float64)
+    logits = torch.stack([confidence, 1 - confidence], dim=1).log()
+    y = torch.tensor([0, 1, 1, 0])
+    assert adaptive_calibration_error(logits, y, num_bins=2).item() == pytest.approx(0.5 * 0.15 + 0.5 * 0.35)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0, 20.0])
+def test_temperature_of_logits_that_are_known(temperature):
+    """Labels drawn from softmax(z) and logits T z: the fit finds T."""
+    generator = torch.Generator().manual_seed(0)
+    z = 3 * torch.randn(20_000, 5, generator=generator, dtype=torch.float64)
+    y = torch.multinomial(z.softmax(1), 1, generator=generator)[:, 0]
+    assert fit_temperature(temperature * z, y) == pytest.approx(temperature, rel=0.05)
+    scaled = temperature * z / fit_temperature(temperature * z, y)
+    assert expected_calibration_error(scaled, y) < 0.02

@@ -5,10 +5,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -42,14 +43,21 @@ def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _wait_for_step(workdir: Path, step: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    def is_there() -> bool:
+        steps = [int(p.name[5:]) for p in workdir.glob("checkpoints/train_stage2/*/step_*")]
+        return max(steps, default=0) >= step
+
+    _wait_until(is_there, process, log)
+
+
+def _wait_until(is_there: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        steps = [int(p.name[5:]) for p in workdir.glob("checkpoints/train_stage2/*/step_*")]
-        if max(steps, default=0) >= step:
+        if is_there():
             return
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)
-    pytest.fail(f"no checkpoint at step {step}: {log.read_text()}")
+    pytest.fail(f"not there after 300 s: {log.read_text()}")
 
 
 def _weights(workdir: Path) -> bytes:
@@ -104,6 +112,33 @@ def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_p
     (stage_run,) = [run for run in runs if run.data.tags.get("atjem.stage") == "train_stage2"]
     steps = [point.step for point in client.get_metric_history(stage_run.info.run_id, "loss")]
     assert steps == list(range(5, 401, 5))
+
+
+def test_autoattack_that_was_killed_goes_on_with_the_next_batch(pipeline, tmp_path):
+    changed = {"evaluate__stage1": "false", "evaluate__robust__num_images": 150}
+    arguments = [*reduced_arguments(tmp_path / "runs", **changed), "--until", "evaluate_classifier"]
+    process = _start(arguments, tmp_path / "log")
+    kept = "checkpoints/evaluate_classifier/*/autoattack/[!.]*.safetensors"
+    _wait_until(lambda: any((tmp_path / "runs").glob(kept)), process, tmp_path / "log")
+    process.kill()
+    process.wait(60)
+    time.sleep(5)  # its Ray processes notice within seconds and end
+
+    result = pipeline(*arguments, "--json")
+    assert result.code == 0, result.err
+    stages = {stage["name"]: stage for stage in result.json["stages"]}
+    resumed = {name for name, stage in stages.items() if stage["status"] == "resumed"}
+    assert resumed
+    assert resumed <= {"evaluate_classifier", "evaluate_classifier.plain"}
+    assert not list((tmp_path / "runs").glob(kept))
+    files = {name: Path(stages[name]["artifact"]) / "robust.parquet" for name in resumed}
+    before = {name: pq.ParquetFile(file).read() for name, file in files.items()}
+    assert all(set(table["broken_by"].to_pylist()) > {""} for table in before.values())
+
+    anew = pipeline(*arguments, "--force", "evaluate_classifier", "--json")
+    assert anew.code == 0, anew.err
+    assert {name: pq.ParquetFile(file).read() for name, file in files.items()} == before
+    assert anew.json["metrics"]["robust_accuracy"] == result.json["metrics"]["robust_accuracy"]
 
 
 def test_own_folders_and_two_workers(pipeline, tmp_path):

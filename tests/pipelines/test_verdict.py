@@ -26,8 +26,9 @@ def test_nothing_to_say(metrics):
         ({"frechet_distance": 3.5}, "hardly closer to the images than stage 1's"),
         ({"robust_accuracy": 0.0}, "no image withstands AutoAttack"),
         ({"diverged_at_step": 120.0}, "diverged by step 120"),
+        ({"robust_accuracy": 0.9, "robust_gate": 0.0}, "robust_accuracy is not to be believed"),
     ],
-    ids=["accuracy", "energy", "samples", "robustness", "diverged"],
+    ids=["accuracy", "energy", "samples", "robustness", "diverged", "masked gradients"],
 )
 def test_each_failure_is_told(changed, text):
     (warning,) = warnings(GOOD | changed)

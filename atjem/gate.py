@@ -1,0 +1,159 @@
+"""Can a robust accuracy be believed? Signs of masked gradients (Athalye et al. 2018; Carlini et al. 2019).
+
+A defence whose gradients tell nothing survives gradient attacks without being robust. Each check compares two
+outcomes image by image; it fails where the difference is larger than chance explains, and says 'not
+decidable' where there are too few images to tell.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from scipy.stats import binomtest  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from atjem.robustness import Outcome
+
+PASSED, FAILED, UNDECIDED = "passed", "failed", "not decidable"
+FEWEST = 30  # images with which a check can fail at all
+_CHANCE = 0.01  # of failing a check that holds
+_TOLERATED = 0.01  # share of images that may go astray
+_CHUNK = 100
+_SAME = 1e-3  # between two passes over the same images, relative to the largest logit
+
+
+@dataclass(frozen=True)
+class Check:
+    """One sign, what was seen (a share of images unless `told` says otherwise), and how it was judged."""
+
+    name: str
+    verdict: str
+    seen: float
+    told: str
+
+
+def honesty_gate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attacked: Outcome | None,
+    by_eps: Mapping[float, Tensor],
+    stronger: Tensor,
+    eps: float,
+    largest_eps: float,
+) -> list[Check]:
+    """All checks of one evaluation of N images.
+
+    by_eps: for each budget, `eps` and `largest_eps` among them, which images hold under PGD, (N,) bool;
+    stronger: which hold at `eps` under more steps and restarts; attacked: by AutoAttack, when it was run. At
+    `largest_eps` every image can become every other, so no accuracy is honest but that of chance.
+    """
+    checks = [_gradients(model, x, y), _determinism(model, x)]
+    if attacked is not None:
+        checks.append(_black_box(attacked))
+    return [
+        *checks,
+        _falls(by_eps),
+        _budget(by_eps[eps], stronger),
+        _reaches_zero(by_eps[largest_eps], largest_eps),
+    ]
+
+
+def verdict(checks: list[Check]) -> str:
+    """The worst of them: failed, not decidable, passed."""
+    verdicts = {check.verdict for check in checks}
+    return next((worst for worst in (FAILED, UNDECIDED) if worst in verdicts), PASSED)
+
+
+def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
+    """Of the margin between the label's logit and the next, which no saturated softmax can hide."""
+    zero = 0
+    for part, labels in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
+        part = part.detach().clone().requires_grad_(True)
+        with torch.enable_grad():
+            logits = model(part)
+            own = logits.gather(1, labels[:, None])[:, 0]
+            others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+            margin = (own - others).sum()
+            (gradient,) = torch.autograd.grad(margin, part) if margin.requires_grad else (part * 0,)
+        zero += int((gradient.flatten(1).norm(dim=1) < 1e-12).sum())
+    return _share("input gradients", zero, len(x), "images whose margin has no gradient")
+
+
+@torch.no_grad()
+def _determinism(model: nn.Module, x: Tensor) -> Check:
+    """The same images in another order, as their own neighbours, give the same logits."""
+    part = x[:_CHUNK]
+    order = torch.arange(len(part) - 1, -1, -1)
+    first, again = model(part), model(part[order])[order]
+    largest = ((first - again).abs().max() / first.abs().max().clamp_min(1e-12)).item()
+    told = f"largest difference between two passes, relative to the largest logit; {_SAME:g} is tolerated"
+    return Check("determinism", PASSED if largest <= _SAME else FAILED, largest, told)
+
+
+def _black_box(attacked: Outcome) -> Check:
+    """Square sees no gradient; what it breaks, gradients should have broken before."""
+    tried = [by for by in attacked.broken_by if by in ("", "square")]
+    broken = sum(by == "square" for by in tried)
+    return _share("black box", broken, len(tried), "images broken by Square alone, of those that held before")
+
+
+def _falls(by_eps: Mapping[float, Tensor]) -> Check:
+    """Accuracy never rises from one budget to the next."""
+    worst = Check("falls with eps", UNDECIDED, 0.0, f"fewer than {FEWEST} images")
+    ordered = sorted(by_eps)
+    for small, large in pairwise(ordered):
+        check = _paired(
+            "falls with eps",
+            gained=int((by_eps[large] & ~by_eps[small]).sum()),
+            lost=int((by_eps[small] & ~by_eps[large]).sum()),
+            num=len(by_eps[small]),
+            told=f"images that hold at eps {large:g} and not at {small:g}",
+        )
+        if worst.verdict == UNDECIDED or check.verdict == FAILED:
+            worst = check
+    return worst
+
+
+def _budget(base: Tensor, stronger: Tensor) -> Check:
+    """A search that is cut short is no measurement: more of it must find about as much."""
+    return _paired(
+        "more steps",
+        gained=int((base & ~stronger).sum()),
+        lost=int((stronger & ~base).sum()),
+        num=len(base),
+        told="images broken by more steps and restarts alone",
+        tolerated=0.05,
+    )
+
+
+def _reaches_zero(holds: Tensor, eps: float) -> Check:
+    told = f"images that hold at eps {eps:g}, where any image is within reach"
+    return _share("reaches zero", int(holds.sum()), len(holds), told)
+
+
+def _share(name: str, count: int, num: int, told: str) -> Check:
+    """Fails where the share of images is above what is tolerated, by more than chance."""
+    seen = count / num if num else math.nan
+    if num < FEWEST:
+        return Check(
+            name, UNDECIDED, 0.0 if math.isnan(seen) else seen, f"{told}: {count} of {num}; too few to tell"
+        )
+    chance = binomtest(count, num, _TOLERATED, alternative="greater").pvalue
+    return Check(name, FAILED if chance < _CHANCE else PASSED, seen, f"{told}: {count} of {num}")
+
+
+def _paired(
+    name: str, *, gained: int, lost: int, num: int, told: str, tolerated: float = _TOLERATED
+) -> Check:
+    """A sign test of the images that changed sides (McNemar), and a share that matters."""
+    told = f"{told}: {gained} of {num}, the other way {lost}"
+    if num < FEWEST:
+        return Check(name, UNDECIDED, gained / max(num, 1), f"{told}; too few to tell")
+    changed = gained + lost
+    chance = binomtest(gained, changed, 0.5, alternative="greater").pvalue if changed else 1.0
+    failed = chance < _CHANCE and (gained - lost) / num > tolerated
+    return Check(name, FAILED if failed else PASSED, gained / num, told)

@@ -1,0 +1,117 @@
+"""Robust accuracy on one seeded subset of the test images, and whether it can be believed."""
+
+import math
+import shutil
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from atjem.gate import PASSED, UNDECIDED, Check, honesty_gate, verdict
+from atjem.models.registry import JointEnergyModel
+from atjem.robustness import Kept, Outcome, autoattack, holds_under_pgd
+from data.images import Images
+from data.rng import stream_seed
+from pipelines.context import StageContext
+from pipelines.stages.inputs import as_float
+
+IMAGES_FILE = "robust.parquet"
+_KEPT = "autoattack"  # beside the checkpoints, until the stage ends
+_FACTORS = (0.5, 2.0)  # of eps, for the curve beside eps itself
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Figures, reasons for absent ones, the gate's checks, and accuracy under PGD by eps."""
+
+    metrics: dict[str, float]
+    absent: dict[str, str]
+    checks: list[Check]
+    curve: list[dict[str, float]]
+
+
+def measure_robustness(
+    context: StageContext, model: JointEnergyModel, images: Images, labels: Tensor, device: torch.device
+) -> Robustness:
+    """On one seeded subset of the test images, the same for every model. Writes what became of each image."""
+    settings = context.settings.evaluate.robust
+    subset = _subset(len(images), settings.num_images, context.settings.seed)
+    x, y = as_float(images.get(subset), device), labels[subset].to(device)
+    seed = stream_seed(context.settings.seed, "evaluate/attack") % 2**31
+    largest = _largest_eps(settings.norm, x)
+    budgets = sorted({*(factor * settings.eps for factor in _FACTORS), settings.eps, largest})
+    holds = partial(holds_under_pgd, model, x, y, norm=settings.norm, seed=seed)
+    by_eps = {eps: holds(eps=eps, num_steps=settings.pgd_steps) for eps in budgets}
+    stronger = holds(eps=settings.eps, num_steps=2 * settings.pgd_steps, restarts=2)
+    metrics = {"robust_num_images": len(subset), "pgd_accuracy": _mean(by_eps[settings.eps])}
+    absent, attacked = {}, None
+    if settings.attack == "autoattack":
+        attacked = autoattack(
+            model,
+            x,
+            y,
+            norm=settings.norm,
+            eps=settings.eps,
+            num_classes=model.spec.num_classes,
+            seed=seed,
+            iterations=settings.iterations,
+            kept=Kept(context.checkpoints / _KEPT),
+            progress=lambda done, total: context.report.progress(done, total, "attacks on images"),
+        )
+        metrics["robust_accuracy"] = attacked.accuracy
+    else:
+        absent["robust_accuracy"] = "evaluate.robust.attack is 'pgd'"
+    checks = honesty_gate(
+        model,
+        x,
+        y,
+        attacked=attacked,
+        by_eps=by_eps,
+        stronger=stronger,
+        eps=settings.eps,
+        largest_eps=largest,
+    )
+    judged = verdict(checks)
+    if judged == UNDECIDED:
+        undecided = ", ".join(check.name for check in checks if check.verdict == UNDECIDED)
+        absent["robust_gate"] = f"too few images to tell: {undecided}"
+    else:
+        metrics["robust_gate"] = float(judged == PASSED)
+    _write_images(context, subset, y, by_eps, attacked)
+    shutil.rmtree(context.checkpoints / _KEPT, ignore_errors=True)
+    return Robustness(
+        metrics, absent, checks, [{"eps": eps, "accuracy": _mean(by_eps[eps])} for eps in budgets]
+    )
+
+
+def _largest_eps(norm: str, x: Tensor) -> float:
+    """With which grey, and so every image, is within reach of any."""
+    return 0.5 if norm == "Linf" else 0.5 * math.sqrt(x[0].numel())
+
+
+def _mean(kept: Tensor) -> float:
+    return kept.double().mean().item()
+
+
+def _write_images(
+    context: StageContext,
+    subset: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    y: Tensor,
+    by_eps: dict[float, Tensor],
+    attacked: Outcome | None,
+) -> None:
+    """A row an image: its place in the test split, its label, and what broke it ('' where nothing did)."""
+    columns: dict[str, object] = {"index": subset, "label": y.tolist()}
+    columns |= {f"holds_pgd_{eps:g}": kept.tolist() for eps, kept in by_eps.items()}
+    if attacked is not None:
+        columns["broken_by"] = attacked.broken_by
+    pq.write_table(pa.table(columns), context.folder / IMAGES_FILE)
+
+
+def _subset(num_images: int, wanted: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    rng = np.random.Generator(np.random.Philox(key=[stream_seed(seed, "evaluate/subset"), 0]))
+    return rng.permutation(num_images)[:wanted]
