@@ -57,7 +57,7 @@ def honesty_gate(
     return [
         *checks,
         _falls(by_eps),
-        _budget(by_eps[eps], stronger),
+        _budget(by_eps[eps] if attacked is None else attacked.holds, stronger),
         _reaches_zero(by_eps[largest_eps], largest_eps),
     ]
 
@@ -119,7 +119,7 @@ def _falls(by_eps: Mapping[float, Tensor]) -> Check:
 
 
 def _budget(base: Tensor, stronger: Tensor) -> Check:
-    """A search that is cut short is no measurement: more of it must find about as much."""
+    """A search that is cut short is no measurement: more of it breaks little that the reported one left."""
     return _paired(
         "more steps",
         gained=int((base & ~stronger).sum()),

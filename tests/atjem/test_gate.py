@@ -95,7 +95,7 @@ def judged(name: str, **changed: object) -> str:
     num = 100
     holds = torch.arange(num) < 50
     outcome = {
-        "attacked": Outcome([""] * num, torch.zeros(num, 1, 2, 2)),
+        "attacked": Outcome([""] * 50 + ["apgd-ce"] * 50, torch.zeros(num, 1, 2, 2)),
         "by_eps": {0.1: holds, 0.2: holds, 9.0: torch.zeros(num, dtype=torch.bool)},
         "stronger": holds,
     }
@@ -131,4 +131,9 @@ def test_accuracy_that_rises_with_eps_fails(num, expected):
 
 @pytest.mark.parametrize(("num", "expected"), [(50, PASSED), (46, PASSED), (35, FAILED)])
 def test_more_steps_that_break_many_more_fail(num, expected):
-    assert judged("more steps", stronger=torch.arange(100) < num) == expected
+    """More than the figure that is reported: AutoAttack's, or without it PGD's."""
+    stronger = torch.arange(100) < num
+    assert judged("more steps", stronger=stronger) == expected
+    assert judged("more steps", stronger=stronger, attacked=None) == expected
+    weak = {0.1: torch.ones(100, dtype=torch.bool), 9.0: torch.zeros(100, dtype=torch.bool)}
+    assert judged("more steps", stronger=stronger, by_eps=weak) == expected
