@@ -5,7 +5,6 @@ outcomes image by image; it fails where the difference is larger than chance exp
 decidable' where there are too few images to tell.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -137,13 +136,11 @@ def _reaches_zero(holds: Tensor, eps: float) -> Check:
 
 def _share(name: str, count: int, num: int, told: str) -> Check:
     """Fails where the share of images is above what is tolerated, by more than chance."""
-    seen = count / num if num else math.nan
+    seen, told = count / max(num, 1), f"{told}: {count} of {num}"
     if num < FEWEST:
-        return Check(
-            name, UNDECIDED, 0.0 if math.isnan(seen) else seen, f"{told}: {count} of {num}; too few to tell"
-        )
+        return Check(name, UNDECIDED, seen, f"{told}; too few to tell")
     chance = binomtest(count, num, _TOLERATED, alternative="greater").pvalue
-    return Check(name, FAILED if chance < _CHANCE else PASSED, seen, f"{told}: {count} of {num}")
+    return Check(name, FAILED if chance < _CHANCE else PASSED, seen, told)
 
 
 def _paired(

@@ -40,7 +40,7 @@ class Outcome:
 
     @property
     def accuracy(self) -> float:
-        return self.holds.double().mean().item()
+        return share(self.holds)
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,11 @@ def pgd_accuracy(
 ) -> float:
     """Accuracy under PGD from one random start, as `holds_under_pgd` has it."""
     holds = holds_under_pgd(model, x, y, norm=norm, eps=eps, num_steps=num_steps, seed=seed)
+    return share(holds)
+
+
+def share(holds: Tensor) -> float:
+    """Of images, (N,) bool."""
     return holds.double().mean().item()
 
 

@@ -19,13 +19,12 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from data.decode import ENCODERS, STORED_AS, UndecodableError
 from data.folders import LOCK, PARTS, UNFINISHED, Folder, LocalFolder, Place, as_folder
 from data.identical import Contents
 from data.part import Histogram, Job, Part, ShardTask, read_part_rows
-from data.shards import DATASET_FILE, MANIFEST_FILE, Dataset, ManifestWriter, shard_name, stored_size
+from data.shards import DATASET_FILE, MANIFEST_FILE, Dataset, ManifestWriter, shard_name, sides, stored_size
 from data.sources.base import Source, SourceError
 from data.splits import Indices, split_items
 
@@ -277,7 +276,7 @@ def _put_together(source: Source, out: Folder, job: Job, made_from: dict[str, An
             rows = read_part_rows(out, part.name)
             manifest.add(rows)
             contents.add(rows)
-            squares &= _sides(rows) <= {job.image_size}
+            squares &= sides(rows) <= {job.image_size}
             counts[part.split] += part.num_images
             class_counts.update(rows["class_name"].to_pylist())
         digest = manifest.close()
@@ -303,11 +302,6 @@ def _put_together(source: Source, out: Folder, job: Job, made_from: dict[str, An
     out.write(DATASET_FILE, dataset.to_bytes())
     _clear(out)
     return dataset
-
-
-def _sides(rows: pa.Table) -> set[int]:
-    """All widths and heights."""
-    return {size for name in ("width", "height") for size in rows[name].unique().to_pylist()}
 
 
 def _clear(out: Folder) -> None:

@@ -22,6 +22,7 @@ from data.shards import (
     Row,
     read_manifest,
     shards_of,
+    sides,
 )
 
 _LISTED = 50  # damaged samples by name, without --json
@@ -47,7 +48,7 @@ def _misdescribed(place: Place, dataset: Dataset | None) -> Iterator[str]:
         yield f"{DATASET_FILE} is missing: the shards are not finished; data.prepare goes on with them"
         return
     digest = ManifestDigest()
-    table = read_manifest(place, columns=["key", "label", "class_name", "split", "sha256"])
+    table = read_manifest(place, columns=["key", "label", "class_name", "split", "sha256", "width", "height"])
     for batch in table.to_batches(max_chunksize=10_000):
         digest.add(pa.Table.from_batches([batch]))
     if digest.hexdigest() != dataset.sha256:
@@ -59,8 +60,7 @@ def _misdescribed(place: Place, dataset: Dataset | None) -> Iterator[str]:
     if counts != dataset.counts:
         yield f"{DATASET_FILE} counts {dataset.counts}, the manifest {counts}"
     if not dataset.whole and not dataset.shards_at:
-        sizes = read_manifest(place, columns=["width", "height"])
-        odd = {size for side in sizes.columns for size in side.unique().to_pylist()} - {dataset.image_size}
+        odd = sides(table) - {dataset.image_size}
         if odd:
             yield f"{DATASET_FILE} says {dataset.image_size} pixels a side, the manifest {sorted(odd)[0]}"
     pairs = pa.table(columns).group_by(["label", "class_name"]).aggregate([])

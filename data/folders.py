@@ -92,9 +92,8 @@ class LocalFolder(Folder):
         return (self.path / name).open("rb")
 
     def read_part(self, name: str, offset: int, size: int) -> bytes:
-        descriptor = os.open(
-            f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC
-        )  # a third of a file object's time
+        # Takes a third of a file object's time.
+        descriptor = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.pread(descriptor, size, offset)
         finally:

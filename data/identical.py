@@ -1,7 +1,7 @@
 """Identical contents under two labels, or on both sides of a split: mistakes that no metric forgives."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,16 +35,25 @@ class Contents:
             for row in rows.select(["sha256", "source", "class_name", "split"]).to_pylist():
                 if _short(row["sha256"]) in repeated:
                     groups[row["sha256"]].append(row)
-        told = [group for group in groups.values() if _differ(group, "class_name") or _differ(group, "split")]
+        differing = [
+            group for group in groups.values() if _differ(group, "class_name") or _differ(group, "split")
+        ]
         named = [
             {
                 "sources": [row["source"] for row in group],
                 "classes": [row["class_name"] for row in group],
                 "splits": [row["split"] for row in group],
             }
-            for group in told[:_MOST]
+            for group in differing[:_MOST]
         ]
-        return named, len(told)
+        return named, len(differing)
+
+
+def told(group: Mapping[str, Sequence[str]]) -> str:
+    """A group as a person reads it: each source with its class and split."""
+    copies = zip(group["sources"], group["classes"], group["splits"], strict=True)
+    named = ", ".join(f"{source} ({label or 'no class'}, {split})" for source, label, split in copies)
+    return f"identical images: {named}"
 
 
 def _short(sha256: str) -> int:

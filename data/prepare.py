@@ -19,6 +19,7 @@ from data.build import SMALL, build, here, over_processes
 from data.command_line import app_of, call
 from data.decode import ENCODERS
 from data.folders import FolderError, as_folder
+from data.identical import told
 from data.part import Job
 from data.redact import redact, redact_address
 from data.shards import DATASET_FILE, Dataset
@@ -122,11 +123,7 @@ def _notes(dataset: Dataset, job: Job) -> Iterator[str]:
     if len(dataset.rejected) > _NAMED:
         yield f"left out: {len(dataset.rejected) - _NAMED} more; {DATASET_FILE} names them"
     for group in dataset.identical[:_NAMED]:
-        named = ", ".join(
-            f"{name} ({own or 'no class'}, {split})"
-            for name, own, split in zip(group["sources"], group["classes"], group["splits"], strict=True)
-        )
-        yield f"identical images: {named}"
+        yield told(group)
     if dataset.num_identical > _NAMED:
         yield f"identical images: {dataset.num_identical - _NAMED} more groups"
     for split in job.split_names:

@@ -80,10 +80,11 @@ class Dataset:
     def read(place: Place) -> "Dataset":
         """Raises ValueError where the file describes no shards."""
         folder = as_folder(place)
-        if folder.size(DATASET_FILE) is None:
-            raise FileNotFoundError(f"{folder.shown} holds no finished shards; prepare some by data.prepare")
         try:
             return Dataset(**json.loads(folder.read(DATASET_FILE)))
+        except FileNotFoundError:
+            missing = f"{folder.shown} holds no finished shards; prepare some by data.prepare"
+            raise FileNotFoundError(missing) from None
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{folder.shown}/{DATASET_FILE} describes no shards: {error}") from None
 
@@ -170,6 +171,11 @@ def read_manifest(place: Place, split: str | None = None, columns: Sequence[str]
                 raise ValueError(f"{MANIFEST_FILE} names the shard {name!r}, which lies outside its folder")
     chosen = table if split is None else table.filter(pc.equal(table["split"], split))
     return chosen if columns is None else chosen.select(list(columns))
+
+
+def sides(rows: pa.Table) -> set[int]:
+    """All widths and heights of a manifest's rows."""
+    return {size for name in ("width", "height") for size in rows[name].unique().to_pylist()}
 
 
 def read_parquet(file: BinaryIO, columns: list[str] | None = None) -> pa.Table:

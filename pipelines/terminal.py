@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from data.identical import told
 from pipelines.number_text import MAIN_METRICS, shown
 from pipelines.plan import Plan
 from pipelines.settings import Settings
@@ -131,9 +132,7 @@ class Terminal:
     def identical(self, groups: Sequence[Mapping[str, Sequence[str]]], num: int) -> None:
         """Images with the same contents under two labels, or in training and test. num: of all groups."""
         for group in groups[:_NAMED]:
-            copies = zip(group["sources"], group["classes"], group["splits"], strict=True)
-            named = ", ".join(f"{source} ({label or 'no class'}, {split})" for source, label, split in copies)
-            self.say(f"identical images: {named}", "yellow")
+            self.say(told(group), "yellow")
         if num > _NAMED:
             self.say(f"identical images: {num - _NAMED} more groups; see the manifest", "yellow")
 

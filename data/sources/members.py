@@ -26,6 +26,7 @@ _BLOCK = 512  # of a tar
 _WINDOWS = 0  # of a zip's member: the system that wrote it
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _DAMAGED_TAR = (tarfile.TarError, OSError, ValueError, EOFError)
+# What zipfile raises on damage; NotImplementedError of versions and packings that it does not know.
 _DAMAGED_ZIP = (zipfile.BadZipFile, NotImplementedError, struct.error, OSError, ValueError, EOFError)
 
 

@@ -1,5 +1,6 @@
 """The model as a classifier: clean and robust accuracy, calibration, out-of-distribution detection."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from atjem.calibration import (
 from atjem.checkpoint import load
 from atjem.energies import energy_from_logits
 from atjem.models.registry import JointEnergyModel
-from atjem.objectives import confidence, marginal
+from atjem.objectives import Objective, confidence, marginal
 from atjem.robustness import attacks_of
 from atjem.scores import accuracy, auroc, fpr95
 from data.images import Images
@@ -90,25 +91,32 @@ def _out_of_distribution(
     attack = partial(
         pgd, model, ball=make_ball("L2", settings.eps), step_size=settings.step_size, num_steps=settings.steps
     )
-    metrics = {}
+    clean, metrics = _logits(model, seeds, num, device), {}
     for suffix, score, objective in (("", _negative_energy, marginal), ("_softmax", _confidence, confidence)):
-        real, clean, adversarial = score(logits), [], []
-        for start in range(0, num, _BATCH):
-            x = as_float(seeds.get(range(start, min(start + _BATCH, num))), device)
-            nobody = torch.zeros(len(x), dtype=torch.int64, device=device)
-            with torch.no_grad():
-                clean.append(score(model(x).cpu()))
-                adversarial.append(score(model(attack(x, nobody, objective=objective)).cpu()))
-        metrics[f"ood_auroc{suffix}"] = auroc(real, torch.cat(clean)).item()
-        metrics[f"ood_fpr95{suffix}"] = fpr95(real, torch.cat(clean)).item()
-        metrics[f"ood_auroc_adversarial{suffix}"] = auroc(real, torch.cat(adversarial)).item()
+        adversarial = _logits(model, seeds, num, device, partial(_climbed, attack, objective))
+        real, told = score(logits), score(clean)
+        metrics[f"ood_auroc{suffix}"] = auroc(real, told).item()
+        metrics[f"ood_fpr95{suffix}"] = fpr95(real, told).item()
+        metrics[f"ood_auroc_adversarial{suffix}"] = auroc(real, score(adversarial)).item()
     return metrics
 
 
+def _climbed(attack: Callable[..., Tensor], objective: Objective, x: Tensor) -> Tensor:
+    nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # no label is climbed
+    return attack(x, nobody, objective=objective)
+
+
 @torch.no_grad()
-def _logits(model: JointEnergyModel, images: Images, num: int, device: torch.device) -> Tensor:
+def _logits(
+    model: JointEnergyModel,
+    images: Images,
+    num: int,
+    device: torch.device,
+    change: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor:
+    """Of the first `num` images, each batch changed before."""
     batches = (range(start, min(start + _BATCH, num)) for start in range(0, num, _BATCH))
-    return torch.cat([model(as_float(images.get(batch), device)).cpu() for batch in batches])
+    return torch.cat([model(change(as_float(images.get(batch), device))).cpu() for batch in batches])
 
 
 def _negative_energy(logits: Tensor) -> Tensor:

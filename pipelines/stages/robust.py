@@ -13,7 +13,7 @@ from torch import Tensor
 
 from atjem.gate import PASSED, UNDECIDED, Check, honesty_gate, verdict
 from atjem.models.registry import JointEnergyModel
-from atjem.robustness import Kept, Outcome, autoattack, holds_under_pgd
+from atjem.robustness import Kept, Outcome, autoattack, holds_under_pgd, share
 from data.images import Images
 from data.rng import stream_seed
 from pipelines.context import StageContext
@@ -47,7 +47,7 @@ def measure_robustness(
     holds = partial(holds_under_pgd, model, x, y, norm=settings.norm, seed=seed)
     by_eps = {eps: holds(eps=eps, num_steps=settings.pgd_steps) for eps in budgets}
     stronger = holds(eps=settings.eps, num_steps=2 * settings.pgd_steps, restarts=2)
-    metrics = {"robust_num_images": len(subset), "pgd_accuracy": _mean(by_eps[settings.eps])}
+    metrics = {"robust_num_images": len(subset), "pgd_accuracy": share(by_eps[settings.eps])}
     absent, attacked = {}, None
     if settings.attack == "autoattack":
         attacked = autoattack(
@@ -84,17 +84,13 @@ def measure_robustness(
     _write_images(context, subset, y, by_eps, attacked)
     shutil.rmtree(context.checkpoints / _KEPT, ignore_errors=True)
     return Robustness(
-        metrics, absent, checks, [{"eps": eps, "accuracy": _mean(by_eps[eps])} for eps in budgets]
+        metrics, absent, checks, [{"eps": eps, "accuracy": share(by_eps[eps])} for eps in budgets]
     )
 
 
 def _largest_eps(norm: str, x: Tensor) -> float:
     """With which grey, and so every image, is within reach of any."""
     return 0.5 if norm == "Linf" else 0.5 * math.sqrt(x[0].numel())
-
-
-def _mean(kept: Tensor) -> float:
-    return kept.double().mean().item()
 
 
 def _write_images(
