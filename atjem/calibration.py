@@ -8,16 +8,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+NUM_BINS = 15
 _LARGEST = math.log(100)  # log of the temperature
 
 
-def expected_calibration_error(logits: Tensor, y: Tensor, num_bins: int = 15) -> Tensor:
+def expected_calibration_error(logits: Tensor, y: Tensor, num_bins: int = NUM_BINS) -> Tensor:
     """ECE with equal-width confidence bins (Guo et al. 2017, eq. 3). Returns a scalar tensor."""
     num_classes = logits.shape[1]
     return multiclass_calibration_error(_posterior(logits), y, num_classes, n_bins=num_bins, norm="l1")
 
 
-def adaptive_calibration_error(logits: Tensor, y: Tensor, num_bins: int = 15) -> Tensor:
+def adaptive_calibration_error(logits: Tensor, y: Tensor, num_bins: int = NUM_BINS) -> Tensor:
     """ECE with bins of equally many images (Nguyen & O'Connor 2015). Returns a scalar tensor."""
     confidence, predicted = _posterior(logits).max(dim=1)
     correct = (predicted == y).double()
@@ -41,7 +42,7 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
     return math.exp(minimize_scalar(loss, bounds=(-_LARGEST, _LARGEST), method="bounded").x)
 
 
-def reliability_bins(logits: Tensor, y: Tensor, num_bins: int = 15) -> list[dict[str, float]]:
+def reliability_bins(logits: Tensor, y: Tensor, num_bins: int = NUM_BINS) -> list[dict[str, float]]:
     """The bins behind ECE that hold any image: mean confidence, accuracy and count of each."""
     confidence, predicted = _posterior(logits).max(dim=1)
     correct = (predicted == y).double()

@@ -6,7 +6,7 @@ values may not.
 """
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,15 @@ CLASSIFIER = "atjem-classifier"
 INCEPTION = "inception-v3-compat"
 _LAYERS = {CLASSIFIER: ("features", "logits"), INCEPTION: ("2048", "logits_unbiased")}
 _KID_SUBSETS, _KID_SUBSET_SIZE, _PRC_NEIGHBOURS, _ISC_SPLITS = 100, 1000, 3, 10
+_STANDARD = {
+    "frechet_distance": "fid",
+    "kernel_distance": "kid_mean",
+    "feature_precision": "precision",
+    "feature_recall": "recall",
+    "class_score": "is_mean",
+    "class_score_std": "is_std",
+}
+NEED_FEATURES = ("kernel_distance", "feature_precision", "feature_recall")  # of the reference, each image's
 
 
 class ClassifierFeatures(FeatureExtractorBase):
@@ -72,6 +81,15 @@ class Features:
     @staticmethod
     def cat(parts: list["Features"]) -> "Features":
         return Features(torch.cat([p.pooled for p in parts]), torch.cat([p.logits for p in parts]))
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> "Features":
+        """What `tensors` gave, read again."""
+        return Features(tensors["pooled"].double(), tensors["logits"].double())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file: in float32, which is what extractors compute."""
+        return {"pooled": self.pooled.float(), "logits": self.logits.float()}
 
 
 def make_extractor(name: str, weights_path: str | None, device: torch.device) -> FeatureExtractorBase:
@@ -150,32 +168,80 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return float(fid_statistics_to_metric(vars(a), vars(b), verbose=False)["frechet_inception_distance"])
 
 
-def fidelity_metrics(samples: Features, reference: Features) -> dict[str, float]:
-    """Every fidelity metric of samples against reference images, under the contract's neutral names.
+def class_frechet_distance(
+    features: Features, labels: Tensor, reference: Features, reference_labels: Tensor, *, fewest: int
+) -> float | None:
+    """Mean over classes of the Fréchet distance from a class's images to the reference's of that class.
 
-    Raises ValueError when there are too few images for a kernel distance or for neighbourhoods.
+    labels: (N,) int64 each. Classes with less than `fewest` images on either side are left out; None when
+    that leaves none. Distances of few images are biased upwards: compare equal numbers alone.
     """
-    fewest = min(len(samples.pooled), len(reference.pooled))
-    if fewest < 10:
-        raise ValueError(f"fidelity needs at least 10 images on each side, not {fewest}")
+    distances = []
+    for label in labels.unique():
+        sides = (features.pooled[labels == label], reference.pooled[reference_labels == label])
+        if min(map(len, sides)) >= fewest:
+            own, real = (Statistics(**fid_features_to_statistics(side)) for side in sides)
+            distances.append(frechet_distance(own, real))
+    return sum(distances) / len(distances) if distances else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What samples are compared with. `features`: of some or all of its images; None where unknown."""
+
+    statistics: Statistics
+    features: Features | None
+
+    @staticmethod
+    def of(features: Features) -> "Reference":
+        return Reference(Statistics.of(features), features)
+
+
+def fidelity_metrics(samples: Features, reference: Reference) -> dict[str, float]:
+    """Every fidelity metric of samples against a reference, under the contract's neutral names.
+
+    Without the reference's features those of `NEED_FEATURES` are missing. Raises ValueError when there are
+    too few images for a kernel distance or for neighbourhoods.
+    """
+    _check_enough(samples)
+    score = isc_features_to_metric(samples.logits, splits=_ISC_SPLITS)
+    near = _of_each_image(samples, reference.features) if reference.features is not None else {}
+    return {
+        "frechet_distance": frechet_distance(Statistics.of(samples), reference.statistics),
+        **near,
+        "class_score": score["inception_score_mean"],
+        "class_score_std": score["inception_score_std"],
+    }
+
+
+def _of_each_image(samples: Features, reference: Features) -> dict[str, float]:
+    _check_enough(reference)
     kid = kid_features_to_metric(
         samples.pooled,
         reference.pooled,
         kid_subsets=_KID_SUBSETS,
-        kid_subset_size=min(_KID_SUBSET_SIZE, fewest),
+        kid_subset_size=min(_KID_SUBSET_SIZE, len(samples.pooled), len(reference.pooled)),
         verbose=False,
     )
     prc = prc_features_to_metric(
         samples.pooled, reference.pooled, prc_neighborhood=_PRC_NEIGHBOURS, verbose=False
     )
-    score = isc_features_to_metric(samples.logits, splits=_ISC_SPLITS)
+    values = kid["kernel_inception_distance_mean"], prc["precision"], prc["recall"]
+    return dict(zip(NEED_FEATURES, values, strict=True))
+
+
+def _check_enough(features: Features) -> None:
+    if len(features.pooled) < 10:
+        raise ValueError(f"fidelity needs at least 10 images on each side, not {len(features.pooled)}")
+
+
+def protocol() -> dict[str, int]:
+    """The constants that the metrics depend on."""
     return {
-        "frechet_distance": frechet_distance(Statistics.of(samples), Statistics.of(reference)),
-        "kernel_distance": kid["kernel_inception_distance_mean"],
-        "feature_precision": prc["precision"],
-        "feature_recall": prc["recall"],
-        "class_score": score["inception_score_mean"],
-        "class_score_std": score["inception_score_std"],
+        "kid_subsets": _KID_SUBSETS,
+        "kid_subset_size": _KID_SUBSET_SIZE,
+        "prc_neighbours": _PRC_NEIGHBOURS,
+        "isc_splits": _ISC_SPLITS,
     }
 
 
@@ -184,11 +250,4 @@ def standard_names(metrics: dict[str, float]) -> dict[str, float]:
 
     Precision and recall keep their standard names too; they are those of Inception features, not of VGG16.
     """
-    return {
-        "fid": metrics["frechet_distance"],
-        "kid_mean": metrics["kernel_distance"],
-        "precision": metrics["feature_precision"],
-        "recall": metrics["feature_recall"],
-        "is_mean": metrics["class_score"],
-        "is_std": metrics["class_score_std"],
-    }
+    return {_STANDARD[name]: value for name, value in metrics.items()}

@@ -5,10 +5,12 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import run
+from pipelines.compare import compare
 from pipelines.usage import run_app
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Pipelines of joint energy models.")
 app.command("run")(run)
+app.command("compare")(compare)
 
 
 @app.command("status")

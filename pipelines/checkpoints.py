@@ -44,7 +44,12 @@ def checkpoint_steps(folder: Path) -> list[tuple[int, Path]]:
 
 def finished_parts(folder: Path) -> str:
     """What a stage without steps had finished when it was cut short, in words; empty when nothing."""
-    for kind, pattern in (("shards", "*/[!.]*.tar"), ("batches of attacks", "*/[!.]*.safetensors")):
+    kinds = {
+        "shards": "*/[!.]*.tar",
+        "batches of attacks": "autoattack/[!.]*.safetensors",
+        "parts": "*/[!.]*.safetensors",
+    }
+    for kind, pattern in kinds.items():
         if num := sum(1 for _ in folder.glob(pattern)):
             return f"{num} finished {kind}"
     return ""

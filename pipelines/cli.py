@@ -200,7 +200,7 @@ def _show_plan(recipe: Recipe, plan: Plan, terminal: Terminal, as_json: bool) ->
     terminal.say(f"{working} would run, {reused} would be reused; --plan has started nothing")
     if as_json:
         stages = [
-            stage_row(step, step.action, step.reason) for step in plan.steps.values() if not step.node.part
+            stage_row(step, step.action, step.reason) for step in plan.steps.values() if step.node.is_stage
         ]
         print_json(recipe.name, None, "planned", stages, {})
     return DONE
@@ -214,7 +214,7 @@ def _show_status(recipe: Recipe, plan: Plan, store: Store, terminal: Terminal, o
             stage_row(step, statuses[name].state, step.reason)
             | {"checkpoint_step": statuses[name].checkpoint_step}
             for name, step in plan.steps.items()
-            if not step.node.part
+            if step.node.is_stage
         ]
         finished = all(status.state == "finished" for status in statuses.values())
         print_json(recipe.name, None, "done" if finished else "unfinished", stages, {})

@@ -22,6 +22,17 @@ class Reporter(Protocol):
         """True once the user has asked for an end; a training stage then saves and returns."""
 
 
+class Silent:
+    """A reporter that says nothing: of a worker whose stage speaks for it."""
+
+    def progress(self, done: int, total: int, unit: str, **watched: float) -> None: ...
+
+    def points(self, points: Iterable[Mapping[str, float]]) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
+
+
 class Interrupted(Exception):
     """The stage ended early because it was asked to; its last checkpoint goes on from there."""
 

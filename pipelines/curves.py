@@ -11,7 +11,20 @@ _PANELS = (
     ("curriculum: contrastive steps T", ("contrastive_steps",)),
     ("energy of real images, contrastive images, seeds", ("energy_real", "energy_contrast", "energy_seed")),
     ("Fréchet distance of selection samples", ("selection_frechet_distance",)),
+    ("accuracy under PGD by eps", ("pgd_accuracy_by_eps",)),
+    (
+        "counterfactuals by eps: confidence, share that flips",
+        ("counterfactual_confidence_by_eps", "counterfactual_flip_rate_by_eps"),
+    ),
+    ("counterfactuals by eps: Fréchet distance in a class", ("counterfactual_frechet_distance_by_eps",)),
 )
+
+
+def steps_are(stage: str) -> str:
+    """What the steps of a stage's curves count."""
+    return {"sample": "sampling steps", "evaluate_classifier": "eps in thousandths"}.get(
+        stage, "optimiser steps"
+    )
 
 
 def panels(points: Sequence[Point]) -> Iterator[tuple[str, list[Line]]]:

@@ -1,6 +1,7 @@
 """One node from inputs to published artifact; runs as a Ray task."""
 
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,9 +52,10 @@ def execute(task: Task) -> dict[str, Any]:
         except Interrupted as reason:
             return {"interrupted": str(reason)}
         _refuse_non_finite(facts["metrics"])
-        return draft.publish(
+        manifest = draft.publish(
             {
                 "stage": node.stage,
+                "node": node.name,
                 "part": node.part,
                 "fingerprint": task.fingerprint,
                 "identity": task.identity,
@@ -64,6 +66,9 @@ def execute(task: Task) -> dict[str, Any]:
                 **facts,
             }
         )
+    if not node.stage.startswith("train_"):  # what a finished artifact was made from is not needed any more
+        shutil.rmtree(context.checkpoints, ignore_errors=True)
+    return manifest
 
 
 def _refuse_non_finite(metrics: Mapping[str, float]) -> None:

@@ -1,8 +1,8 @@
 """The stage graph: what each stage needs, which settings it reads, whose versions make its numbers.
 
-A node is a stage, or a part of one that measures another model under the same protocol: the node
-`sample.stage1` is the part `stage1` of the stage `sample`. The code of a stage is `run` in
-`pipelines/stages/<stage>.py`.
+A node is a stage; or a part of one, which measures another model under the same protocol, as
+`sample.stage1` does; or a topic of one, which measures something else of the model by itself, as
+`evaluate_classifier.counterfactuals` does. The code is `run` in `pipelines/stages/<stage or topic>.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,6 +22,9 @@ STAGES = (
     "report",
 )
 _FEATURES = ("evaluate.feature_extractor", "evaluate.inception_weights")
+_WORKERS = tuple(
+    f"compute.{name}" for name in ("num_workers", "cpus_per_worker", "gpus_per_worker", "max_restarts")
+)
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,22 @@ class Node:
     libraries: tuple[str, ...]
     part: str = ""
     prefix: str = field(default="")  # of this node's metrics
+    topic: str = ""
+    has_workers: bool = False  # which hold the CPUs and GPUs, not the node itself
     also_runs: tuple[str, ...] = ()  # modules beside its own that these settings bring in
 
     @property
     def name(self) -> str:
-        return f"{self.stage}.{self.part}" if self.part else self.stage
+        return ".".join(word for word in (self.stage, self.topic, self.part) if word)
+
+    @property
+    def is_stage(self) -> bool:
+        """True for the one node that bears its stage's name."""
+        return self.name == self.stage
 
     @property
     def module(self) -> str:
-        return f"pipelines.stages.{self.stage}"
+        return f"pipelines.stages.{self.topic or self.stage}"
 
 
 def build_graph(settings: Settings) -> dict[str, Node]:
@@ -52,7 +62,7 @@ def build_graph(settings: Settings) -> dict[str, Node]:
             "preprocess",
             {},
             (
-                "seed",
+                "data.seed",
                 "data.in",
                 "data.ood",
                 "data.root",
@@ -70,7 +80,15 @@ def build_graph(settings: Settings) -> dict[str, Node]:
         Node(
             "reference_stats",
             {"data": "preprocess"},
-            ("seed", "model.arch", "model.normalization", "evaluate.extractor_steps", *_FEATURES),
+            (
+                "data.seed",
+                "model.arch",
+                "model.normalization",
+                "evaluate.extractor_steps",
+                "evaluate.reference_statistics",
+                "evaluate.reference_implementation",
+                *_FEATURES,
+            ),
             ("torch", "torchvision", "torch-fidelity"),
         ),
         _train("train_stage1", {"data": "preprocess"}, ("stage1", "model")),
@@ -80,7 +98,7 @@ def build_graph(settings: Settings) -> dict[str, Node]:
     if settings.evaluate.stage1:
         nodes += _measured("train_stage1", part="stage1", prefix="stage1_", settings=settings)
     if settings.evaluate.feature_extractor == "classifier":
-        nodes.append(_classifier("reference_stats", part="plain", prefix="plain_"))
+        nodes.append(_accuracy("reference_stats", part="plain", prefix="plain_"))
     sections = ("seed", "data", "model", "stage1", "stage2", "sample", "evaluate", "compute.precision")
     reads = (*sections, "published")
     nodes.append(Node("report", {node.name: node.name for node in nodes}, reads, ("matplotlib",)))
@@ -108,7 +126,7 @@ def _ordered(graph: Mapping[str, Node]) -> list[str]:
 
 def _train(stage: str, needs: dict[str, str], reads: tuple[str, ...]) -> Node:
     reads = ("seed", *reads, "compute")
-    return Node(stage, needs, reads, ("torch", "torchvision", "ray"))
+    return Node(stage, needs, reads, ("torch", "torchvision", "ray"), has_workers=True)
 
 
 def _stage2(settings: Settings) -> Node:
@@ -117,7 +135,7 @@ def _stage2(settings: Settings) -> Node:
     reads: tuple[str, ...] = ("stage2", "data.paired_views", "data.ood", "data.image_size", "model.channels")
     if settings.stage2.select == "best_frechet":
         needs["reference"] = "reference_stats"
-        fields = ("step_size", "steps", "step_candidates", "mode", "batch_size")
+        fields = ("step_size", "steps", "step_candidates", "mode", "seeds", "batch_size")
         reads += (*(f"sample.{field}" for field in fields), *_FEATURES)
         libraries = ("torch", "torchvision", "ray", "torch-fidelity")
         return replace(
@@ -130,33 +148,41 @@ def _stage2(settings: Settings) -> Node:
 
 def _measured(trained: str, *, part: str, prefix: str, settings: Settings) -> list[Node]:
     """Sampling and evaluation of the model that one training stage made."""
-    sample_needs = {"data": "preprocess", "model": trained}
-    if settings.sample.step_candidates:
-        sample_needs["reference"] = "reference_stats"  # the step count is chosen by Fréchet distance
+    reads = ("seed", "data.seed", "sample", "data.ood", "data.image_size", "model.channels")
     sample = Node(
         "sample",
-        sample_needs,
-        ("seed", "sample", "data.ood", "data.image_size", "model.channels", *_FEATURES),
+        {"data": "preprocess", "model": trained, "reference": "reference_stats"},
+        (*reads, *_FEATURES, *_WORKERS),
         ("torch", "torchvision", "torch-fidelity"),
         part,
         prefix,
+        has_workers=settings.compute.num_workers > 1,
     )
     fidelity = Node(
         "evaluate_fidelity",
         {"samples": sample.name, "reference": "reference_stats"},
-        _FEATURES,
+        (),
         ("torch", "torchvision", "torch-fidelity"),
         part,
         prefix,
     )
-    return [sample, fidelity, _classifier(trained, part=part, prefix=prefix)]
+    counterfactuals = Node(
+        "evaluate_classifier",
+        {"data": "preprocess", "model": trained, "reference": "reference_stats"},
+        ("data.seed", "evaluate.counterfactual", *_FEATURES),
+        ("torch", "torchvision", "torch-fidelity"),
+        part,
+        prefix,
+        topic="counterfactuals",
+    )
+    return [sample, fidelity, _accuracy(trained, part=part, prefix=prefix), counterfactuals]
 
 
-def _classifier(trained: str, *, part: str, prefix: str) -> Node:
+def _accuracy(trained: str, *, part: str, prefix: str) -> Node:
     return Node(
         "evaluate_classifier",
         {"data": "preprocess", "model": trained},
-        ("seed", "evaluate.robust", "evaluate.ood", "data.ood", "data.image_size", "model.channels"),
+        ("data.seed", "evaluate.robust", "evaluate.ood", "data.ood", "data.image_size", "model.channels"),
         ("torch", "torchvision", "torchmetrics", "pyautoattack"),
         part,
         prefix,

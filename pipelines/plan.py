@@ -20,7 +20,8 @@ from pipelines.settings import RUNTIME, Settings, flatten
 from pipelines.store import Store
 
 _KINDS = {"settings": "setting", "code": "code", "libraries": "library version"}
-_FILES = ("model.checkpoint", "evaluate.inception_weights")  # settings that name files: contents count
+# Settings that name files: contents count.
+_FILES = ("model.checkpoint", "evaluate.inception_weights", "evaluate.reference_statistics")
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _decide(
         return "run", f"{named} will be made anew"
     if failure := store.failure(node.stage, fingerprint):
         return "run", f"failed the last time: {failure}"
-    return "run", _why(identity, store.manifests(node.stage, node.part, smoke="smoke" in identity))
+    return "run", _why(identity, store.manifests(node.name, smoke="smoke" in identity))
 
 
 def _why(identity: Mapping[str, Any], finished: list[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.curves import steps_are
 from pipelines.figures import draw_curves
 from pipelines.files import read_json_list
 from pipelines.graph import Node
@@ -69,7 +70,7 @@ class Recorder:
         metrics[f"{prefix}seconds"] = manifest["seconds"]
         self.tracker.metrics(run_id, metrics)
         self.tracker.tag(run_id, {f"atjem.absent.{k}": v for k, v in manifest.get("absent", {}).items()})
-        if not node.part:
+        if node.is_stage:
             self.tracker.tag(run_id, {"atjem.artifact": str(folder)})
         self._pictures(node, folder, points)
         self._leave(node)
@@ -94,10 +95,11 @@ class Recorder:
         """Puts the figures, datasets, links and model on the parent run. Returns the figures."""
         figures: dict[str, float] = {}
         links: dict[str, str] = {}
+        protocols: dict[str, Any] = {}
         for name, manifest in manifests.items():
             node = self.plan.steps[name].node
             if not node.part:
-                if node.stage not in self.stage_runs:  # made by an earlier pipeline run
+                if node.is_stage and node.stage not in self.stage_runs:  # made by an earlier pipeline run
                     links[f"atjem.run.{name}"] = manifest["run_id"]
                 links |= {f"atjem.absent.{k}": v for k, v in manifest.get("absent", {}).items()}
             metrics = manifest.get("metrics", {})
@@ -105,10 +107,13 @@ class Recorder:
                 metrics = {key: value for key, value in metrics.items() if key == "diverged_at_step"}
             prefix = self.prefix + node.prefix
             figures |= {prefix + key: value for key, value in metrics.items()}
+            own = manifest.get("protocols", {})
+            protocols |= {prefix + key: own[key] for key in metrics.keys() & own.keys()}
         main = (self.prefix + name for name in MAIN_METRICS)
         main_first = dict.fromkeys((*(name for name in main if name in figures), *figures))
         self.tracker.metrics(self.run_id, {name: figures[name] for name in main_first})
         self.tracker.tag(self.run_id, links)
+        self.tracker.protocols(self.run_id, protocols)
         if "sample" in manifests:
             self.tracker.describe(self.run_id, _ABOUT, manifests["sample"]["run_id"], _SAMPLES)
         if "preprocess" in manifests:
@@ -139,14 +144,14 @@ class Recorder:
             self.tracker.image(runs, picture, f"{label}{picture.stem}")
         if not node.part and (samples := folder / _SAMPLES).is_file():
             self.tracker.file([self.run_id], samples)  # the page that compares runs shows no folders
-        for page in folder.glob("*.html"):
-            self.tracker.file(runs, page)
+        for other in (*folder.glob("*.html"), *folder.glob("figures/*.gif")):
+            self.tracker.file(runs, other)
         if len(points) > 1:
             with tempfile.TemporaryDirectory() as temporary:
                 path = Path(temporary, "curves.png")
-                draw_curves(points, path, "sampling steps" if node.stage == "sample" else "optimiser steps")
+                draw_curves(points, path, steps_are(node.stage))
                 if path.exists():
-                    self.tracker.image(runs, path, f"{label}{node.stage}_curves")
+                    self.tracker.image(runs, path, f"{label}{node.topic or node.stage}_curves")
 
     def _model(self) -> None:
         from atjem.checkpoint import load

@@ -36,7 +36,7 @@ def stage_rows(plan: Plan, outcome: "Outcome", recorder: "Recorder", store: Stor
     rank = ["failed", "skipped", "resumed", "ran", "cached"]
     rows = []
     for stage, main in plan.steps.items():
-        if main.node.part:
+        if not main.node.is_stage:
             continue
         names = [name for name, step in plan.steps.items() if step.node.stage == stage]
         status = {name: outcome.status.get(name, "skipped") for name in names}

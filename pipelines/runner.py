@@ -133,12 +133,11 @@ class Runner:
         self.running[self._submit(node, task)] = node.name
 
     def _submit(self, node: Node, task: Task) -> Any:
-        """Training nodes hold no CPU themselves: their workers do."""
+        """Nodes with workers hold no CPU themselves: their workers do."""
         compute = self.plan.settings.compute
-        trains = node.stage.startswith("train_")
-        num_cpus = 0 if trains else compute.cpus_per_worker
+        num_cpus = 0 if node.has_workers else compute.cpus_per_worker
         options: dict[str, Any] = {"num_cpus": num_cpus, "max_retries": 0, "name": node.name}
-        if not trains and compute.gpus_per_worker:
+        if not node.has_workers and compute.gpus_per_worker:
             options["num_gpus"] = min(1, compute.gpus_per_worker)
         return ray.remote(execute).options(**options).remote(task)
 

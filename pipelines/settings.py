@@ -47,6 +47,11 @@ class Data(Section):
     image_size: Annotated[int, Field(ge=1, le=4096)] = Field(
         description="pixels a side after resizing the short side and centre-cropping"
     )
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
+        0,
+        description="draws splits, subsets to attack and the features' network; apart from the run's seed, "
+        "so that runs that differ in it are measured alike",
+    )
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2,
         description="held out of each class (and of seed folders) when the folder has no split of its own",
@@ -205,8 +210,14 @@ class Sample(Section):
     num_selection: Annotated[int, Field(ge=10)] = Field(
         2560, description="samples the step count is chosen on, from other seeds than the final ones"
     )
-    mode: Literal["joint", "marginal"] = "joint"
+    mode: Literal["joint", "marginal"] = Field(
+        "joint", description="joint: samples of a class; marginal: of any"
+    )
+    seeds: Literal["ood", "test"] = Field(
+        "ood", description="where samples start: held-out seeds (data.ood), or real test images"
+    )
     batch_size: Positive = Field(100, description="images that ascend together")
+    frames: NonNegative = Field(5, description="samples whose way from the seed is shown step by step")
 
 
 class Robust(Section):
@@ -231,15 +242,31 @@ class Ood(Section):
     steps: Positive = 20
 
 
+class Counterfactual(Section):
+    """Real images changed within an L2 ball until the model sees another class."""
+
+    eps: PositiveAmount = Field(4.0, description="L2; figures are also drawn at half and twice as much")
+    steps: Positive = Field(75, description="of length eps / 25")
+    num_images: Positive = Field(1000, description="test images to change, drawn by data.seed")
+
+
 class Evaluate(Section):
     stage1: bool = Field(False, description="measure the stage-1 model under the same protocol")
     feature_extractor: Literal["inception", "classifier", "random"] = Field(
         "inception", description="inception, or a classifier trained on the data; random is for --smoke alone"
     )
     inception_weights: str | None = Field(None, description="file of torch-fidelity's 2015 Inception weights")
+    reference_statistics: str | None = Field(
+        None,
+        description=".npz with mu and sigma of Inception features to compare with; null takes data.in's",
+    )
+    reference_implementation: Literal["torch-fidelity", "pytorch-fid", "guided-diffusion"] | None = Field(
+        None, description="what made reference_statistics; only torch-fidelity's fit the features here"
+    )
     extractor_steps: Positive = Field(300, description="training steps of the classifier extractor")
     robust: Robust
     ood: Ood = Ood()
+    counterfactual: Counterfactual = Counterfactual()
 
     @field_validator("feature_extractor")
     @classmethod

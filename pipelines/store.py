@@ -66,12 +66,12 @@ class Store:
                 return None
         return manifest
 
-    def manifests(self, stage: str, part: str, *, smoke: bool = False) -> list[dict[str, Any]]:
-        """Of the finished artifacts of a stage's part, oldest first: to tell what has changed since."""
-        folders = (self.workdir / "artifacts" / stage).glob(f"[!.]*/{MANIFEST_FILE}")
+    def manifests(self, node: str, *, smoke: bool = False) -> list[dict[str, Any]]:
+        """Of the finished artifacts of a node, oldest first: to tell what has changed since."""
+        folders = (self.workdir / "artifacts" / node.split(".")[0]).glob(f"[!.]*/{MANIFEST_FILE}")
         manifests = (read_json(file) for file in folders)
         sound = [m for m in manifests if m is not None and _is_manifest(m)]
-        own = [m for m in sound if m.get("part") == part and ("smoke" in m["identity"]) == smoke]
+        own = [m for m in sound if m.get("node") == node and ("smoke" in m["identity"]) == smoke]
         return sorted(own, key=lambda m: m["created"])
 
     @contextmanager

@@ -16,6 +16,7 @@ from pipelines.settings import Settings
 from pipelines.verdict import warnings
 
 _NAMED = 5  # rejected images that are named on the screen
+_NAME = 44  # columns, for the longest name of a node
 _LINE_SECONDS = 10  # between plain progress lines of one stage
 _SHOWN = ("contrastive_steps", "loss", "auroc", "images_per_second")
 _COLOURS = {
@@ -111,13 +112,13 @@ class Terminal:
 
     def started(self, name: str, reason: str) -> None:
         self._printed[name] = time.monotonic() - _LINE_SECONDS / 2
-        self.say(f"{name:<27}starts: {reason}")
+        self.say(f"{name:<{_NAME}}starts: {reason}")
 
     def ended(self, name: str, status: str, seconds: float | None, reason: str) -> None:
         if name in self._tasks:
             self.bars.remove_task(self._tasks.pop(name))
         took = f" in {seconds:.1f} s" if seconds is not None else ""
-        text = f"{name:<27}{status}{took}" + (f": {reason}" if reason else "")
+        text = f"{name:<{_NAME}}{status}{took}" + (f": {reason}" if reason else "")
         self.say(text, _COLOURS.get(status))
 
     def rejected(self, images: Sequence[Mapping[str, str]]) -> None:
@@ -147,7 +148,9 @@ class Terminal:
             self._printed[name] = time.monotonic()
             counted = f"{message['done']:,}/{message['total']:,} {message['unit']}"
             self.say(
-                "  ".join(part for part in (f"{name:<27}{counted}", text, self._left(name, message)) if part)
+                "  ".join(
+                    part for part in (f"{name:<{_NAME}}{counted}", text, self._left(name, message)) if part
+                )
             )
 
     def _left(self, name: str, message: Mapping[str, Any]) -> str:

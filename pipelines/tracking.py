@@ -22,7 +22,9 @@ from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 from data.redact import redact
+from pipelines.fingerprint import digest
 
+PROTOCOLS_FILE = "protocols.json"
 _BATCH = 500  # entries a call; the server takes up to 1,000
 _DIGEST_LENGTH = 36  # the longest that MLflow takes
 _OPEN = "RUNNING"
@@ -150,6 +152,11 @@ class Tracker:
         ]
         self.client.log_inputs(run_id, inputs)
 
+    def protocols(self, run_id: str, protocols: Mapping[str, Mapping[str, Any]]) -> None:
+        """What each figure depends on: all of it in a file, and a digest of each to search by."""
+        self.client.log_dict(run_id, dict(protocols), PROTOCOLS_FILE)
+        self.tag(run_id, {f"atjem.protocol.{name}": digest(own) for name, own in protocols.items()})
+
     def image(self, run_ids: Iterable[str], path: Path, name: str) -> None:
         """A picture, seen in each run's page."""
         with Image.open(path) as picture:
@@ -241,3 +248,34 @@ def _bound_waiting() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class Archive:
+    """The runs of a whole store, for reading. Raises TRACKING_ERRORS when the store cannot be read."""
+
+    def __init__(self, uri: str) -> None:
+        _bound_waiting()
+        self.client = MlflowClient(uri)
+
+    def runs(self, query: str) -> list[tuple[Run, str]]:
+        """Every run that answers a query, newest first, with its experiment's name."""
+        experiments = _every(lambda token: self.client.search_experiments(page_token=token))
+        names = {experiment.experiment_id: experiment.name for experiment in experiments}
+        runs = _every(lambda token: self.client.search_runs(list(names), query, page_token=token))
+        return [(run, names[run.info.experiment_id]) for run in runs]
+
+    def file(self, run_id: str, name: str, folder: Path) -> Path | None:
+        """Copies a file at the root of a run's artifacts into a folder; None when it is not there."""
+        if name not in {file.path for file in self.client.list_artifacts(run_id)}:
+            return None
+        return Path(self.client.download_artifacts(run_id, name, str(folder)))
+
+
+def _every(search: Any) -> list[Any]:
+    """All pages of a search: `search(token)`, where None begins."""
+    page = search(None)
+    found = list(page)
+    while page.token:
+        page = search(page.token)
+        found += page
+    return found

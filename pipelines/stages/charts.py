@@ -2,9 +2,11 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.rcsetup import cycler
@@ -12,6 +14,7 @@ from matplotlib.rcsetup import cycler
 from pipelines.curves import Line, Point
 
 Draw = Callable[[Axes], None]
+_BINS = 60
 _FEWEST = 5  # images in a bin of the reliability diagram
 _INK = {"light": "#3b4252", "dark": "#cfd6e4"}
 _COLOURS = {
@@ -22,7 +25,7 @@ _COLOURS = {
 
 def draw_chart(draw: Draw, *, width: float = 4.4, height: float = 2.8) -> dict[str, str]:
     """{'light': svg, 'dark': svg}; `draw` fills one pair of axes. Same input, same bytes."""
-    return {theme: _render(draw, theme, width, height) for theme in _INK}
+    return {theme: _render(draw, theme, width, height).decode() for theme in _INK}
 
 
 def curves(lines: Sequence[Line], title: str, xlabel: str) -> Draw:
@@ -63,7 +66,29 @@ def reliability(bins: Mapping[str, Sequence[Point]]) -> Draw:
     return draw
 
 
-def _render(draw: Draw, theme: str, width: float, height: float) -> str:
+def histograms(values: Mapping[str, Sequence[float]], title: str, xlabel: str) -> Draw:
+    """Densities of several sets of values, in bins that they share."""
+
+    def draw(axes: Axes) -> None:
+        everything = [value for own in values.values() for value in own]
+        bins = np.linspace(min(everything), max(everything), _BINS + 1).tolist()
+        for name, own in values.items():
+            axes.hist(own, bins, density=True, histtype="stepfilled", alpha=0.35, label=name)
+        axes.set_title(title)
+        axes.set_xlabel(xlabel)
+        axes.set_yticks([])
+        axes.legend(frameon=False)
+
+    return draw
+
+
+def write_png(draw: Draw, path: Path) -> None:
+    """The light variant as a picture for MLflow."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(_render(draw, "light", 6.0, 3.8, file_format="png"))
+
+
+def _render(draw: Draw, theme: str, width: float, height: float, file_format: str = "svg") -> bytes:
     ink = _INK[theme]
     style: dict[str, Any] = {
         "svg.fonttype": "none",
@@ -84,7 +109,8 @@ def _render(draw: Draw, theme: str, width: float, height: float) -> str:
     with matplotlib.rc_context(style):
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
         draw(axes)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        buffer = io.BytesIO()
+        drawn: dict[str, Any] = {"transparent": True, "metadata": {"Date": None}}
+        figure.savefig(buffer, format=file_format, **(drawn if file_format == "svg" else {"dpi": 120}))
         plt.close(figure)
     return buffer.getvalue()

@@ -11,6 +11,7 @@ from torch import Tensor
 from atjem.attacks import pgd
 from atjem.balls import make_ball
 from atjem.calibration import (
+    NUM_BINS,
     adaptive_calibration_error,
     expected_calibration_error,
     fit_temperature,
@@ -20,13 +21,14 @@ from atjem.checkpoint import load
 from atjem.energies import energy_from_logits
 from atjem.models.registry import JointEnergyModel
 from atjem.objectives import Objective, confidence, marginal
-from atjem.robustness import attacks_of
 from atjem.scores import accuracy, auroc, fpr95
 from data.images import Images
 from data.rng import stream_seed
+from data.shards import Dataset
 from pipelines.context import StageContext
-from pipelines.stages.inputs import as_float, labelled_images, pick_device, seed_images
+from pipelines.stages.inputs import as_float, labelled_images, pick_device, read_dataset, seed_images
 from pipelines.stages.robust import measure_robustness
+from pipelines.stages.tensors import ENERGIES_FILE, save_tensors
 
 _BATCH = 250
 
@@ -41,28 +43,40 @@ def run(context: StageContext) -> dict[str, Any]:
         context.inputs["data"],
         settings.data.ood,
         held_out=True,
-        seed=stream_seed(settings.seed, "evaluate/ood"),
+        seed=stream_seed(settings.data.seed, "evaluate/ood"),
         channels=settings.model.channels,
         image_size=settings.data.image_size,
     )
-    metrics = {
-        "clean_accuracy": accuracy(logits, labels).item(),
-        **_calibration(settings.seed, logits, labels),
-        **_out_of_distribution(context, model, seeds, logits, device),
-    }
+    tested = {"images.sha256": read_dataset(context.inputs["data"]).sha256, "images.num": len(labels)}
+    calibrated = {"clean_accuracy": accuracy(logits, labels).item()}
+    calibrated |= _calibration(settings.data.seed, logits, labels)
+    told, energies = _out_of_distribution(context, model, seeds, logits, device)
+    save_tensors(energies, context.folder / ENERGIES_FILE)
     robust = measure_robustness(context, model, images, labels, device)
-    protocol = {
-        **settings.evaluate.robust.model_dump(),
-        "attacks": attacks_of(model.spec.num_classes),
-        "num_images": robust.metrics["robust_num_images"],
-    }
+    constants = {"data.seed": settings.data.seed, "bins": NUM_BINS}
+    protocols = dict.fromkeys(calibrated, tested | constants)
+    protocols |= {name: tested | _ood_protocol(context, seeds) for name in told}
+    protocols |= {name: tested | protocol for name, protocol in robust.protocols.items()}
+    points = [{"step": round(1000 * p["eps"]), "pgd_accuracy_by_eps": p["accuracy"]} for p in robust.curve]
     return {
-        "metrics": {**metrics, **robust.metrics},
+        "metrics": {**calibrated, **told, **robust.metrics},
         "absent": robust.absent,
         "gate": [vars(check) for check in robust.checks],
+        "points": points,
         "pgd_curve": robust.curve,
-        "protocol": protocol,
+        "protocols": protocols,
         "reliability": reliability_bins(logits, labels),
+    }
+
+
+def _ood_protocol(context: StageContext, seeds: Images) -> dict[str, Any]:
+    settings, files = context.settings, context.inputs["data"] / "seeds"
+    return {
+        "ood": Dataset.read(files).sha256 if files.is_dir() else settings.data.ood,
+        "ood.num": min(settings.evaluate.ood.num_images, len(seeds)),
+        "ood.attack": f"L2 {settings.evaluate.ood.eps:g}, {settings.evaluate.ood.steps} steps of "
+        f"{settings.evaluate.ood.step_size:g}",
+        "data.seed": settings.data.seed,
     }
 
 
@@ -81,10 +95,11 @@ def _calibration(seed: int, logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 def _out_of_distribution(
     context: StageContext, model: JointEnergyModel, seeds: Images, logits: Tensor, device: torch.device
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     """How well images are told from seeds, as they are and made to look like images within a ball.
 
-    Each score is attacked by climbing itself (Augustin et al. 2020).
+    Each score is attacked by climbing itself (Augustin et al. 2020). Returns figures, and the energies of
+    images, seeds and seeds that climbed the energy's score.
     """
     settings = context.settings.evaluate.ood
     num = min(settings.num_images, len(seeds))
@@ -98,7 +113,15 @@ def _out_of_distribution(
         metrics[f"ood_auroc{suffix}"] = auroc(real, told).item()
         metrics[f"ood_fpr95{suffix}"] = fpr95(real, told).item()
         metrics[f"ood_auroc_adversarial{suffix}"] = auroc(real, score(adversarial)).item()
-    return metrics
+        if score is _negative_energy:
+            climbed = energy_from_logits(adversarial)
+    energies = {
+        "real": energy_from_logits(logits),
+        "ood": energy_from_logits(clean),
+        "ood_adversarial": climbed,
+    }
+    means = {f"energy_{name}": energy.double().mean().item() for name, energy in energies.items()}
+    return metrics | means, energies
 
 
 def _climbed(attack: Callable[..., Tensor], objective: Objective, x: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def _job(context: StageContext, splits: tuple[str, str]) -> Job:
     return Job(
         settings.model.channels,
         data.image_size,
-        settings.seed,
+        settings.data.seed,
         data.test_fraction,
         data.max_bad_fraction,
         splits,

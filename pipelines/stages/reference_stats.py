@@ -1,21 +1,21 @@
 """What samples are compared with: features of the training images, and the extractor that makes them."""
 
-import json
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from atjem.adversarial import AdversarialTraining
 from atjem.checkpoint import save_model
-from atjem.checkpoint_files import WEIGHTS_FILE
 from atjem.ema import Ema
 from atjem.fidelity import (
     CLASSIFIER,
     INCEPTION,
+    FeatureMoments,
     Features,
     Statistics,
     extract,
@@ -26,64 +26,81 @@ from atjem.learner import Learner
 from atjem.models.registry import build_model
 from atjem.optim import make_optimizer, make_schedule
 from atjem.scores import accuracy
+from atjem.statistics_file import read_statistics, unusable_reference, write_statistics
 from atjem.training_objective import Batch
 from data.images import Images
 from data.rng import stream_seed
 from data.stream import Order
 from pipelines.context import StageContext
-from pipelines.files import file_digest
-from pipelines.stages.inputs import as_float, labelled_images, model_spec, pick_device
+from pipelines.files import file_digest, write_json
+from pipelines.stages.inputs import as_float, labelled_images, model_spec, pick_device, read_dataset
+from pipelines.stages.reference import HELD_OUT_FILE, PROTOCOL_FILE, STATISTICS_FILE, write_kept
 
-REFERENCE_FILE = "reference.safetensors"
-EXTRACTOR_FILE = "extractor.json"
 _BATCH = 250
 _RANDOM_ARCH = "wrn-10-1"
+_KEPT_IMAGES = 50_000  # training images whose features are kept, for metrics that look at each image
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Artifact: features of the train split, statistics of the test split, and an extractor of our own."""
+    """Artifact: statistics of the training images or imported ones, of the test images; the extractor."""
     own = context.settings.evaluate.feature_extractor != "inception"
     metrics = _train_extractor(context) if own else {}
     weights = str(context.folder) if own else context.settings.evaluate.inception_weights
     extractor = make_extractor(CLASSIFIER if own else INCEPTION, weights, pick_device())
-    features = {}
-    for split in ("train", "test"):
-        images, _ = labelled_images(context.inputs["data"], split)
-        features[split] = extract(extractor, uint8_batches(images))
-    train, test = features["train"], features["test"]
-    held_out = {name: torch.from_numpy(value) for name, value in vars(Statistics.of(test)).items()}
-    tensors = {"pooled": train.pooled, "logits": train.logits, **held_out}
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, context.folder / REFERENCE_FILE
-    )
-    description: dict[str, Any] = {
+    imported = context.settings.evaluate.reference_statistics
+    if imported is None:
+        statistics, source = _of_training_images(context, extractor)
+    else:
+        statistics, source = _imported(context, Path(imported))
+    held_out, _ = _measure(context, extractor, "test", num_kept=0)
+    write_statistics(statistics, context.folder / STATISTICS_FILE)
+    write_statistics(held_out, context.folder / HELD_OUT_FILE)
+    size = read_dataset(context.inputs["data"]).image_size
+    protocol: dict[str, Any] = {
         "extractor": CLASSIFIER if own else INCEPTION,
-        "weights_sha256": _weights_digest(own, context),
+        "extractor.weights_sha256": _weights_digest(extractor),
+        "extractor.resize": "none" if own else f"torch-fidelity's, {size} to 299 pixels",
+        "extractor.training_steps": _extractor_steps(context) if own else 0,
+        **{f"reference.{name}": value for name, value in source.items()},
     }
-    if own:
-        description["training_steps"] = _extractor_steps(context)
-    (context.folder / EXTRACTOR_FILE).write_text(json.dumps(description, indent=1) + "\n")
-    distance = frechet_distance(Statistics.of(train), Statistics.of(test))
-    return {"metrics": {**metrics, "train_test_frechet_distance": distance}, "protocol": description}
+    write_json(context.folder / PROTOCOL_FILE, protocol)
+    metrics["train_test_frechet_distance"] = frechet_distance(statistics, held_out)
+    return {"metrics": metrics, "protocols": dict.fromkeys(metrics, protocol)}
 
 
-def read_reference(folder: Path) -> Features:
-    """The training images' features."""
-    stored = load_file(folder / REFERENCE_FILE)
-    return Features(stored["pooled"], stored["logits"])
+def _of_training_images(context: StageContext, extractor: nn.Module) -> tuple[Statistics, dict[str, Any]]:
+    dataset = read_dataset(context.inputs["data"])
+    statistics, kept = _measure(context, extractor, "train", num_kept=_KEPT_IMAGES)
+    write_kept(context.folder, *kept)
+    counted = {"num_images": dataset.counts["train"], "num_features": len(kept[1])}
+    return statistics, {"source": "training images", "sha256": dataset.sha256, **counted}
 
 
-def read_held_out(folder: Path) -> Statistics:
-    """Statistics of the test images: for choices that the final figures are not to profit from."""
-    stored = load_file(folder / REFERENCE_FILE)
-    return Statistics(stored["mu"].numpy(), stored["sigma"].numpy())
+def _imported(context: StageContext, path: Path) -> tuple[Statistics, dict[str, Any]]:
+    """Raises ValueError for statistics that these features cannot be compared with."""
+    if reason := unusable_reference(path, context.settings.evaluate.reference_implementation):
+        raise ValueError(f"evaluate.reference_statistics: {path}: {reason}")
+    return read_statistics(path)[0], {"source": "imported", "sha256": file_digest(path), "num_features": 0}
 
 
-def open_extractor(folder: Path, inception_weights: str | None) -> Any:
-    """The extractor that made a reference, on the device at hand."""
-    name = json.loads((folder / EXTRACTOR_FILE).read_text())["extractor"]
-    weights = str(folder) if name == CLASSIFIER else inception_weights
-    return make_extractor(name, weights, pick_device())
+def _measure(
+    context: StageContext, extractor: nn.Module, split: str, *, num_kept: int
+) -> tuple[Statistics, tuple[Features, Tensor]]:
+    """Statistics of a split's images; features and labels of a seeded choice of them, in their order."""
+    images, labels = labelled_images(context.inputs["data"], split)
+    rng = np.random.Generator(
+        np.random.Philox(key=[stream_seed(context.settings.data.seed, "reference/kept"), 0])
+    )
+    chosen = torch.zeros(len(images), dtype=torch.bool)
+    chosen[torch.from_numpy(rng.permutation(len(images))[:num_kept])] = True
+    moments, kept, done = FeatureMoments(), [], 0
+    for batch in uint8_batches(images):
+        features, mask = extract(extractor, [batch]), chosen[done : done + len(batch)]
+        moments.add(features.pooled)
+        kept.append(Features(features.pooled[mask], features.logits[mask]))
+        done += len(batch)
+        context.report.progress(done, len(images), f"{split} images")
+    return moments.statistics(), (Features.cat(kept), labels[chosen])
 
 
 def uint8_batches(images: Images) -> Iterator[Tensor]:
@@ -92,11 +109,12 @@ def uint8_batches(images: Images) -> Iterator[Tensor]:
         yield images.get(range(start, min(start + _BATCH, len(images))))
 
 
-def _weights_digest(own: bool, context: StageContext) -> str:
-    if own:
-        return file_digest(context.folder / WEIGHTS_FILE)
-    path = context.settings.evaluate.inception_weights
-    return file_digest(Path(path)) if path else "torch-fidelity's own download"
+def _weights_digest(extractor: nn.Module) -> str:
+    """Of the weights themselves, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(extractor.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _extractor_steps(context: StageContext) -> int:
@@ -112,12 +130,12 @@ def _train_extractor(context: StageContext) -> dict[str, float]:
     settings, device = context.settings, pick_device()
     steps = _extractor_steps(context)
     arch = settings.model.arch if settings.evaluate.feature_extractor == "classifier" else _RANDOM_ARCH
-    torch.manual_seed(stream_seed(settings.seed, "extractor/weights"))
+    torch.manual_seed(stream_seed(settings.data.seed, "extractor/weights"))
     spec = model_spec(context.inputs["data"], arch, settings.model.normalization)
     model = build_model(spec).to(device)
     images, labels = labelled_images(context.inputs["data"], "train")
     batch_size = min(64, len(images))
-    order = Order(len(images), batch_size, stream_seed(settings.seed, "extractor/order"))
+    order = Order(len(images), batch_size, stream_seed(settings.data.seed, "extractor/order"))
     optimizer = make_optimizer(
         model.parameters(), name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, betas=(0.9, 0.999)
     )

@@ -9,18 +9,20 @@ from urllib.parse import quote
 
 from jinja2 import Environment
 from pydantic import BaseModel
+from safetensors.torch import load_file
 
 from data.images import ShardImages
 from data.shards import read_manifest
 from pipelines.context import StageContext, View
-from pipelines.curves import panels
+from pipelines.curves import panels, steps_are
 from pipelines.files import read_json, read_json_list
 from pipelines.fingerprint import digest
 from pipelines.number_text import MAIN_METRICS, SMOKE_PREFIX, shown
-from pipelines.stages.charts import Draw, curves, draw_chart, reliability
+from pipelines.stages.charts import Draw, curves, draw_chart, histograms, reliability, write_png
 from pipelines.stages.pictures import draw_frames
 from pipelines.stages.report_graph import draw_graph
 from pipelines.stages.report_page import PAGE
+from pipelines.stages.tensors import ENERGIES_FILE, read_tensors
 from pipelines.verdict import warnings
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def run(context: StageContext) -> dict[str, Any]:
         of_data=[(name, shown(value)) for name, value in sorted(_of_data(manifests).items())],
         absent=_absent(manifests),
         gates=_gates(manifests),
+        counterfactuals=_counterfactuals(manifests),
+        protocols=_protocols(manifests),
         charts=_charts(context.inputs, manifests),
         graph=draw_graph(manifests),
         lineage=_lineage(manifests, settings),
@@ -65,6 +69,8 @@ def run(context: StageContext) -> dict[str, Any]:
         settings=sorted((k, v) for k, v in settings.items() if not k.startswith("published")),
     )
     (context.folder / REPORT_FILE).write_text(html, encoding="utf-8")
+    for name, draw in _measured_charts(context.inputs, manifests).items():
+        write_png(draw, context.folder / "figures" / f"{name}.png")
     return {"metrics": {}}
 
 
@@ -114,6 +120,27 @@ def _gates(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                 checks = [{**check, "seen": shown(check["seen"])} for check in manifest["gate"]]
                 gates.append({"model": _MODELS[part], "checks": checks, "curve": curve})
     return gates
+
+
+def _counterfactuals(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Each model's figures by budget."""
+    return [
+        {"model": _MODELS[part], **{name: shown(value) for name, value in row.items()}}
+        for part in _parts(manifests)
+        for manifest in manifests.values()
+        if manifest["part"] == part
+        for row in manifest.get("counterfactuals", [])
+    ]
+
+
+def _protocols(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """(names, what they depend on) of the figures of stage 2 and of the features."""
+    by_text: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
+    for manifest in manifests.values():
+        for name, protocol in sorted(manifest.get("protocols", {}).items()):
+            if not manifest["part"] and name in manifest["metrics"]:
+                by_text.setdefault(digest(protocol), ([], protocol))[0].append(name)
+    return [(", ".join(names), list(protocol.items())) for names, protocol in by_text.values()]
 
 
 def _subtitle(manifests: Mapping[str, Mapping[str, Any]]) -> str:
@@ -176,14 +203,24 @@ def _pictures(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, A
         ),
         ("sample.stage1", "sample_grid.png", f"Stage 1 after {steps['stage1']} steps, from the same seeds"),
         ("sample", "trajectory.png", f"From seed to sample in {steps['']} steps, one row an image"),
+        (
+            "evaluate_classifier.counterfactuals",
+            "counterfactuals.png",
+            f"Test images, what makes them another class within L2 {_budgets(manifests)}, and what the "
+            "middle one changes",
+        ),
     )
-    pictures = [
-        _picture(inputs[node] / "figures" / file, caption) for node, file, caption in wanted if node in inputs
-    ]
+    files = [(inputs[node] / "figures" / file, caption) for node, file, caption in wanted if node in inputs]
+    pictures = [_picture(file, caption) for file, caption in files if file.is_file()]
     with tempfile.TemporaryDirectory() as temporary:
         real = Path(temporary, "real.png")
         _draw_real(inputs["preprocess"], real)
         return [*pictures, _picture(real, "Real training images, a column a class")]
+
+
+def _budgets(manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = manifests["evaluate_classifier.counterfactuals"]["counterfactuals"]
+    return ", ".join(f"{row['eps']:g}" for row in rows)
 
 
 def _picture(file: Path, caption: str) -> dict[str, str]:
@@ -207,19 +244,38 @@ def _charts(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any
     for stage, label in _TRAINING.items():
         for title, lines in panels(read_json_list(inputs[stage] / "curve.json") or []):
             drawn.append((f"{label}: {title}", curves(lines, f"{label}: {title}", "optimiser steps")))
-    for title, lines in panels(manifests["sample"].get("points", [])):
-        drawn.append((title, curves(lines, f"Sampling: {title}", "sampling steps")))
-    bins = {
-        _MODELS[manifest["part"]]: manifest["reliability"]
-        for manifest in manifests.values()
-        if "reliability" in manifest
-    }
-    drawn.append(("Reliability diagram", reliability(bins)))
+    for name in ("sample", "evaluate_classifier", "evaluate_classifier.counterfactuals"):
+        stage = name.split(".")[0]
+        for title, lines in panels(manifests[name].get("points", [])):
+            drawn.append((title, curves(lines, title, steps_are(stage))))
+    drawn += _measured_charts(inputs, manifests).items()
     charts = []
     for title, draw in drawn:
         variants = {theme: _svg_uri(svg) for theme, svg in draw_chart(draw).items()}
         charts.append({"alt": title, **variants})
     return charts
+
+
+def _measured_charts(
+    inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Draw]:
+    """What the evaluated models are like, by the names of their pictures in MLflow."""
+    bins = {
+        _MODELS[manifest["part"]]: manifest["reliability"]
+        for manifest in manifests.values()
+        if "reliability" in manifest
+    }
+    stored = load_file(inputs["evaluate_classifier"] / ENERGIES_FILE)
+    samples = read_tensors(sorted(inputs["sample"].glob("samples-*.safetensors")), "energy")["energy"]
+    energies = {
+        "real images": stored["real"],
+        "contrastive (samples)": samples,
+        "seeds": stored["ood"],
+        "seeds that climbed": stored["ood_adversarial"],
+    }
+    values = {name: energy.tolist() for name, energy in energies.items()}
+    title = "Energy of stage 2: low is like the data"
+    return {"reliability": reliability(bins), "energies": histograms(values, title, "energy")}
 
 
 def _svg_uri(svg: str) -> str:

@@ -84,6 +84,18 @@ runs; none of these figures or pictures is a result.</p>
 <td>{{ check.verdict }}</td><td class="number">{{ check.seen }}</td><td>{{ check.told }}</td></tr>
 {% endfor %}<tr><td>{{ gate.model }}</td><td>PGD by eps</td><td></td><td></td><td>{{ gate.curve }}</td></tr>
 {% endfor %}</table></div></details>
+<details><summary>Counterfactuals by budget</summary><div class="wide"><table>
+<tr><th>model</th><th class="number">eps (L2)</th><th class="number">confidence</th><th class="number">flip rate</th>
+<th class="number">L2 moved</th><th class="number">Fréchet distance in a class</th></tr>
+{% for row in counterfactuals %}<tr><td>{{ row.model }}</td><td class="number">{{ row.eps }}</td>
+<td class="number">{{ row.confidence }}</td><td class="number">{{ row.flip_rate }}</td><td class="number">{{ row.l2 }}</td>
+<td class="number">{{ row.frechet_distance }}</td></tr>
+{% endfor %}</table></div></details>
+<details><summary>What each figure depends on</summary><div class="wide"><table>
+{% for names, protocol in protocols %}<tr><td>{{ names }}</td><td>{% for name, value in protocol %}<code>{{ name }}: {{ value }}</code><br>{% endfor %}</td></tr>
+{% endfor %}</table></div>
+<p class="small"><code>python -m pipelines compare</code> sets figures of several runs side by side, and refuses those
+whose protocols differ.</p></details>
 <details><summary>Images and features</summary><div class="wide"><table>
 {% for name, value in of_data %}<tr><td>{{ name }}</td><td class="number">{{ value }}</td></tr>
 {% endfor %}</table></div></details>

@@ -1,9 +1,11 @@
 """Robust accuracy on one seeded subset of the test images, and whether it can be believed."""
 
+import hashlib
 import math
-import shutil
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,25 +15,27 @@ from torch import Tensor
 
 from atjem.gate import PASSED, UNDECIDED, Check, honesty_gate, verdict
 from atjem.models.registry import JointEnergyModel
-from atjem.robustness import Kept, Outcome, autoattack, holds_under_pgd, share
+from atjem.robustness import Kept, Outcome, attacks_of, autoattack, holds_under_pgd, share
 from data.images import Images
 from data.rng import stream_seed
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float
 
 IMAGES_FILE = "robust.parquet"
-_KEPT = "autoattack"  # beside the checkpoints, until the stage ends
+_KEPT = "autoattack"  # among the checkpoints, until the artifact is there
+Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 _FACTORS = (0.5, 2.0)  # of eps, for the curve beside eps itself
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Figures, reasons for absent ones, the gate's checks, and accuracy under PGD by eps."""
+    """Figures, what they depend on, reasons for absent ones, the gate's checks, accuracy under PGD by eps."""
 
     metrics: dict[str, float]
     absent: dict[str, str]
     checks: list[Check]
     curve: list[dict[str, float]]
+    protocols: dict[str, dict[str, Any]]
 
 
 def measure_robustness(
@@ -39,9 +43,9 @@ def measure_robustness(
 ) -> Robustness:
     """On one seeded subset of the test images, the same for every model. Writes what became of each image."""
     settings = context.settings.evaluate.robust
-    subset = _subset(len(images), settings.num_images, context.settings.seed)
+    subset = _subset(len(images), settings.num_images, context.settings.data.seed)
     x, y = as_float(images.get(subset), device), labels[subset].to(device)
-    seed = stream_seed(context.settings.seed, "evaluate/attack") % 2**31
+    seed = stream_seed(context.settings.data.seed, "evaluate/attack") % 2**31
     largest = _largest_eps(settings.norm, x)
     budgets = sorted({*(factor * settings.eps for factor in _FACTORS), settings.eps, largest})
     holds = partial(holds_under_pgd, model, x, y, norm=settings.norm, seed=seed)
@@ -82,10 +86,31 @@ def measure_robustness(
     else:
         metrics["robust_gate"] = float(judged == PASSED)
     _write_images(context, subset, y, by_eps, attacked)
-    shutil.rmtree(context.checkpoints / _KEPT, ignore_errors=True)
-    return Robustness(
-        metrics, absent, checks, [{"eps": eps, "accuracy": share(by_eps[eps])} for eps in budgets]
-    )
+    curve = [{"eps": eps, "accuracy": share(by_eps[eps])} for eps in budgets]
+    return Robustness(metrics, absent, checks, curve, _protocols(context, subset, model.spec.num_classes))
+
+
+def _protocols(context: StageContext, subset: Indices, num_classes: int) -> dict[str, dict[str, Any]]:
+    settings = context.settings.evaluate.robust
+    where = {
+        "subset.sha256": hashlib.sha256(subset.tobytes()).hexdigest(),
+        "subset.num": len(subset),
+        "attack.norm": settings.norm,
+        "attack.eps": settings.eps,
+        "data.seed": context.settings.data.seed,
+    }
+    steps = {"pgd.steps": settings.pgd_steps, "pgd.step_size": "2.5 * eps / steps"}
+    auto = {
+        "attack.members": attacks_of(num_classes),
+        "attack.version": f"AutoAttack standard, pyautoattack {version('pyautoattack')}",
+        "attack.iterations": settings.iterations,
+    }
+    return {
+        "robust_num_images": where,
+        "pgd_accuracy": where | steps,
+        "robust_accuracy": where | auto,
+        "robust_gate": where | steps | (auto if settings.attack == "autoattack" else {}),
+    }
 
 
 def _largest_eps(norm: str, x: Tensor) -> float:
@@ -95,7 +120,7 @@ def _largest_eps(norm: str, x: Tensor) -> float:
 
 def _write_images(
     context: StageContext,
-    subset: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    subset: Indices,
     y: Tensor,
     by_eps: dict[float, Tensor],
     attacked: Outcome | None,
@@ -108,6 +133,6 @@ def _write_images(
     pq.write_table(pa.table(columns), context.folder / IMAGES_FILE)
 
 
-def _subset(num_images: int, wanted: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _subset(num_images: int, wanted: int, seed: int) -> Indices:
     rng = np.random.Generator(np.random.Philox(key=[stream_seed(seed, "evaluate/subset"), 0]))
     return rng.permutation(num_images)[:wanted]

@@ -1,90 +1,128 @@
-"""Class-balanced samples from held-out seeds, as 8-bit WebDataset shards; the step count chosen before."""
+"""Class-balanced samples from held-out seeds, as 8-bit WebDataset shards with their features."""
 
-import time
+import os
+import platform
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
 
-from atjem.checkpoint import load
-from atjem.fidelity import Statistics
-from data.decode import encode_png
-from data.shards import Dataset, Encoded, write_manifest, write_split
-from data.views import to_image
+from atjem.fidelity import FeatureMoments, frechet_distance
+from data.images import ShardImages
+from data.shards import MANIFEST_FILE, Dataset, ManifestWriter
 from pipelines.context import StageContext
 from pipelines.stages.inputs import pick_device, read_dataset
-from pipelines.stages.pictures import draw_frames, draw_grid
-from pipelines.stages.reference_stats import read_reference
-from pipelines.stages.sampler import FrechetCurve, Sampler, best_steps
+from pipelines.stages.pictures import draw_frames, draw_grid, draw_movie, grid_places
+from pipelines.stages.reference import read_protocol, read_reference
+from pipelines.stages.sample_parts import Makers, Parts
+from pipelines.stages.sampler import Seeds, best_steps
+from pipelines.stages.tensors import read_tensors
 
 GRID_FILE, TRAJECTORY_FILE = "figures/sample_grid.png", "figures/trajectory.png"
-_SHARD_IMAGES = 10_000
-_TRAJECTORIES, _FRAMES = 5, 7
+MOVIE_FILE = "figures/trajectory.gif"
+_FRAMES = 7  # of a trajectory's strip
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Artifact: the shards `samples-*.tar` with their manifest, and a grid of seeds above their samples."""
+    """Artifact: shards `samples-*.tar` with their manifest, features and energies beside each; pictures."""
     settings = context.settings.sample
-    device = pick_device()
-    sampler = Sampler(context, load(context.inputs["model"]).to(device), device)
-    chosen, curve = settings.steps, {}
-    if "reference" in context.inputs:
-        curve = _distances(context, sampler)
-        chosen = best_steps(curve)
-    started = time.monotonic()
-    pixels, seeds = _generate(sampler, settings.num_samples, chosen)
-    seconds = time.monotonic() - started
-    _write(context, sampler, pixels)
-    draw_grid(seeds, pixels, sampler.num_classes, context.folder / GRID_FILE)
-    draw_frames(_trajectory(sampler, chosen), context.folder / TRAJECTORY_FILE)
+    makers = Makers(context)
+    curve = _curve(context, makers) if settings.step_candidates else {}
+    chosen = best_steps(curve) if curve else settings.steps
+    parts = makers.make("final", chosen)
+    _assemble(context, parts)
+    _draw(context, makers, chosen)
+    energies = read_tensors(map(parts.tensors, range(len(parts))), "energy", "seconds")
     metrics = {
         "sample_steps": chosen,
-        "sample_seeds": min(settings.num_samples, len(sampler.seeds["final"])),
-        "samples_per_second": settings.num_samples / seconds,
+        "sample_seeds": min(settings.num_samples, len(Seeds(context).images["final"])),
+        "sample_energy": energies["energy"].double().mean().item(),
+        "samples_per_second": settings.num_samples * makers.num / energies["seconds"].sum().item(),
     }
+    protocol = _protocol(context)
+    protocols = dict.fromkeys(metrics, protocol)
+    protocols["samples_per_second"] = protocol | _machine(context)
     points = [{"step": steps, "selection_frechet_distance": value} for steps, value in curve.items()]
-    return {"metrics": metrics, "points": points, "protocol": {"sample_steps": chosen}}
+    return {"metrics": metrics, "points": points, "protocols": protocols, "sampler": protocol}
 
 
-def _generate(sampler: Sampler, num: int, steps: int) -> tuple[Tensor, Tensor]:
-    """All samples and their seeds, (num, C, H, W) uint8 each."""
-    seeds, images = zip(*sampler.batches("final", num, (steps,)), strict=True)
-    return torch.cat([image[steps] for image in images]), torch.cat(seeds)
+def _curve(context: StageContext, makers: Makers) -> dict[int, float]:
+    """The candidates' Fréchet distances from the reference, in one trajectory for each selection sample."""
+    parts = makers.make("selection")
+    moments: dict[int, FeatureMoments] = {}
+    for number in range(len(parts)):
+        for steps, pooled in load_file(parts.tensors(number)).items():
+            moments.setdefault(int(steps), FeatureMoments()).add(pooled)
+    reference = read_reference(context.inputs["reference"]).statistics
+    return {steps: frechet_distance(own.statistics(), reference) for steps, own in sorted(moments.items())}
 
 
-def _distances(context: StageContext, sampler: Sampler) -> dict[int, float]:
-    """The candidates' Fréchet distances, against the training images."""
-    settings, reference = context.settings, context.inputs["reference"]
-    statistics = Statistics.of(read_reference(reference))
-    curve = FrechetCurve(reference, settings.evaluate.inception_weights, statistics)
-    return curve.measure(sampler, settings.sample.num_selection)
+def _assemble(context: StageContext, parts: Parts) -> None:
+    """The parts' files under the artifact's names: they stay where they are too, until it is published."""
+    first = parts.read_rows(0)
+    with (context.folder / MANIFEST_FILE).open("wb") as file:
+        manifest = ManifestWriter(file)
+        for number in range(len(parts)):
+            manifest.add(parts.read_rows(number))
+            for made in (parts.shard(number), parts.tensors(number)):
+                _link(made, context.folder / made.name)
+        sha256 = manifest.close()
+    data = read_dataset(context.inputs["data"])
+    counts = {"samples": parts.num}
+    size = first["width"][0].as_py()
+    Dataset(data.channels, size, data.classes, counts=counts, sha256=sha256).write(context.folder)
 
 
-def _trajectory(sampler: Sampler, chosen: int) -> list[Tensor]:
-    """A few final samples on their way from seed to image: one (num, C, H, W) uint8 tensor a frame."""
-    num = min(_TRAJECTORIES, sampler.num_classes)
-    at = sorted({round(chosen * frame / (_FRAMES - 1)) for frame in range(_FRAMES)})
-    _, images = next(sampler.batches("final", num, tuple(at)))
-    return [images[steps] for steps in at]
+def _link(made: Path, wanted: Path) -> None:
+    try:
+        os.link(made, wanted)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(made, wanted)
 
 
-def _write(context: StageContext, sampler: Sampler, pixels: Tensor) -> None:
-    classes = read_dataset(context.inputs["data"]).classes
-    labels = sampler.labels(len(pixels)).tolist()
-    encoded = (
-        Encoded(
-            key=f"samples-{index:08d}",
-            payload=encode_png(to_image(image)),
-            label=label,
-            class_name=classes[label],
-            split="samples",
-            width=image.shape[2],
-            height=image.shape[1],
-            source="",
-        )
-        for index, (image, label) in enumerate(zip(pixels, labels, strict=True))
-    )
-    rows = write_split(context.folder, "samples", encoded, _SHARD_IMAGES)
-    dataset = Dataset(pixels.shape[1], pixels.shape[2], classes, counts={"samples": len(rows)})
-    dataset.sha256 = write_manifest(context.folder, rows)
-    dataset.write(context.folder)
+def _draw(context: StageContext, makers: Makers, chosen: int) -> None:
+    settings, seeds = context.settings.sample, Seeds(context)
+    samples = ShardImages(context.folder, "samples")  # decodes only what is shown
+    indices = seeds.indices("final", settings.num_samples)
+    rows = grid_places(settings.num_samples, len(read_dataset(context.inputs["data"]).classes))
+    pairs = [(seeds.images["final"].get(indices[row]), samples.get(row)) for row in rows]
+    draw_grid(pairs, context.folder / GRID_FILE)
+    if settings.frames:
+        frames = makers.frames(min(settings.frames, settings.batch_size), chosen)
+        strip = sorted({round(chosen * frame / (_FRAMES - 1)) for frame in range(_FRAMES)})
+        draw_frames([frames[steps] for steps in strip], context.folder / TRAJECTORY_FILE)
+        draw_movie(frames, context.folder / MOVIE_FILE)
+
+
+def _protocol(context: StageContext) -> dict[str, Any]:
+    """What samples depend on beside the model and the run's seed."""
+    settings = context.settings.sample
+    seeds = context.inputs["data"] / "seeds"
+    protocol: dict[str, Any] = {
+        "num_samples": settings.num_samples,
+        "quantisation": "rounded to 8 bits",
+        "sampler.step_size": settings.step_size,
+        "sampler.steps": list(settings.step_candidates) or settings.steps,
+        "sampler.mode": settings.mode,
+        "sampler.seeds": "test images" if settings.seeds == "test" else context.settings.data.ood,
+    }
+    if settings.seeds == "ood" and seeds.is_dir():
+        protocol["sampler.seeds"] = Dataset.read(seeds).sha256
+    if settings.step_candidates:
+        reference = read_protocol(context.inputs["reference"])
+        protocol["sampler.num_selection"] = settings.num_selection
+        protocol["sampler.chosen_by"] = reference["reference.sha256"]
+    return protocol
+
+
+def _machine(context: StageContext) -> dict[str, Any]:
+    """What a speed depends on."""
+    device = pick_device()
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""
+    return {
+        "machine.device": gpu or f"{torch.get_num_threads()} {platform.machine()} threads",
+        "machine.num_workers": context.settings.compute.num_workers,
+        "machine.batch_size": context.settings.sample.batch_size,
+    }

@@ -1,92 +1,123 @@
 """Sampling from a model under a recipe's settings: held-out seeds, balanced labels, fixed batches."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from atjem.fidelity import FeatureMoments, Statistics, extract, frechet_distance
-from atjem.sampling import quantize, sample_at
-from data.images import Images, Indices
+from atjem.sampling import quantize, sample_at, sample_trajectory
+from data.images import Images
 from data.rng import stream_seed
 from data.sources.noise_names import KINDS
 from pipelines.context import StageContext
-from pipelines.stages.inputs import as_float, read_dataset, seed_images
-from pipelines.stages.reference_stats import open_extractor
+from pipelines.stages.inputs import as_float, labelled_images, read_dataset, seed_images
+from pipelines.stages.reference import open_extractor
 
+Order = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Reduce = Callable[[FeatureMoments], None]
 
 
-class Sampler:
-    """A model, its held-out seeds and the batching that makes a sample independent of its neighbours."""
+class Seeds:
+    """Where samples start: `final` ones, and those for the choices that are made before."""
 
-    def __init__(self, context: StageContext, model: nn.Module, device: torch.device) -> None:
-        settings = context.settings
-        self.settings, self.report = settings.sample, context.report
-        self.model, self.device = model, device
-        self.num_classes = len(read_dataset(context.inputs["data"]).classes)
-        self.seeds = {"final": self._seeds(context, held_out=True)}
+    def __init__(self, context: StageContext) -> None:
         # Seeds of files are few: every choice before the figures is made on those of the training.
-        self.seeds["selection"] = self._seeds(context, held_out=settings.data.ood in KINDS)
-        self.order_seed = stream_seed(settings.seed, "sample/order")
+        held_out = {"final": True, "selection": context.settings.data.ood in KINDS}
+        self.images = {purpose: _open_seeds(context, held_out=own) for purpose, own in held_out.items()}
+        self.order_seed = stream_seed(context.settings.seed, "sample/order")
 
-    @staticmethod
-    def _seeds(context: StageContext, *, held_out: bool) -> Images:
-        settings = context.settings
-        return seed_images(
-            context.inputs["data"],
-            settings.data.ood,
-            held_out=held_out,
-            seed=settings.seed,
-            channels=settings.model.channels,
-            image_size=settings.data.image_size,
-        )
+    def indices(self, purpose: str, num: int) -> Order:
+        """Final samples take their seeds from the front of a seeded order, choices from the back.
+
+        Where both are noise, or test images, that keeps them apart; files come from different splits. With
+        fewer seeds than samples, seeds are used again.
+        """
+        rng = np.random.Generator(np.random.Philox(key=[self.order_seed, 0]))
+        order = rng.permutation(len(self.images[purpose]))
+        return np.resize(order if purpose == "final" else order[::-1], num)
+
+
+def _open_seeds(context: StageContext, *, held_out: bool) -> Images:
+    settings = context.settings
+    if settings.sample.seeds == "test":
+        return labelled_images(context.inputs["data"], "test")[0]
+    return seed_images(
+        context.inputs["data"],
+        settings.data.ood,
+        held_out=held_out,
+        seed=settings.seed,
+        channels=settings.model.channels,
+        image_size=settings.data.image_size,
+    )
+
+
+class Sampler:
+    """A network in eval mode, its seeds, and batches that make a sample independent of its neighbours."""
+
+    def __init__(self, context: StageContext, network: nn.Module, device: torch.device) -> None:
+        self.settings, self.report = context.settings.sample, context.report
+        self.network, self.device = network, device
+        self.num_classes = len(read_dataset(context.inputs["data"]).classes)
+        self.seeds = Seeds(context)
+        self.ascent: dict[str, Any] = {"step_size": self.settings.step_size, "mode": self.settings.mode}
 
     @property
     def candidates(self) -> tuple[int, ...]:
         """Step counts to choose from, ascending; `sample.steps` alone when there are none."""
         return tuple(sorted(self.settings.step_candidates)) or (self.settings.steps,)
 
-    def indices(self, purpose: str, num: int) -> Indices:
-        """Final samples take their seeds from the front of a seeded order, choices from the back.
-
-        Where both are noise, that keeps them apart; files come from different splits. With fewer seeds than
-        samples, seeds are used again.
-        """
-        rng = np.random.Generator(np.random.Philox(key=[self.order_seed, 0]))
-        order = rng.permutation(len(self.seeds[purpose]))
-        return np.resize(order if purpose == "final" else order[::-1], num)
+    def num_batches(self, num: int) -> int:
+        return -(-num // self.settings.batch_size)
 
     def labels(self, num: int) -> Tensor:
         """0, 1, ... K-1, 0, ...: classes are balanced."""
         return torch.arange(num) % self.num_classes
 
     def batches(
-        self, purpose: str, num: int, at: tuple[int, ...], *, rank: int = 0, world_size: int = 1
+        self, purpose: str, num: int, at: tuple[int, ...], numbers: Iterable[int]
     ) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
-        """Seeds and 8-bit images at each step count, in batches of one fixed, padded size.
+        """Seeds and 8-bit images at each step count, of the batches of these numbers.
 
-        With several ranks each makes every `world_size`-th batch.
+        All batches have one size, so that no image depends on how many there are: the last is padded, and
+        cut to the `num` images that are asked for. Raises ValueError for images of nan.
         """
-        size = self.settings.batch_size
-        padded = -(-num // size) * size
-        indices, labels = self.indices(purpose, padded), self.labels(padded)
-        for start in range(rank * size, num, world_size * size):
-            end = min(start + size, num)
-            seeds = self.seeds[purpose].get(indices[start : start + size])
-            images = sample_at(
-                self.model,
-                as_float(seeds, self.device),
-                labels[start : start + size].to(self.device),
-                step_size=self.settings.step_size,
-                at=at,
-                mode=self.settings.mode,
-            )
-            cut = {steps: quantize(x).cpu()[: end - start] for steps, x in images.items()}
+        indices = self._padded(purpose, num)
+        for number in numbers:
+            seeds, x, labels = self._batch(purpose, indices, number)
+            images = sample_at(self.network, x, labels, at=at, **self.ascent)
+            end = min((number + 1) * len(seeds), num)
+            wanted = end - number * len(seeds)
+            cut = {steps: _pixels(x_t[:wanted], steps) for steps, x_t in images.items()}
             self.report.progress(end, num, f"{purpose} samples")
-            yield seeds[: end - start], cut
+            yield seeds[:wanted], cut
+
+    def trajectory(self, num: int, num_steps: int) -> Iterator[Tensor]:
+        """The first `num` final samples, at most a batch, after 0, 1, ... `num_steps` steps: uint8."""
+        seeds, x, labels = self._batch("final", self._padded("final", num), 0)
+        yield seeds[:num]
+        for x_t in sample_trajectory(self.network, x, labels, num_steps=num_steps, **self.ascent):
+            yield quantize(x_t[:num]).cpu()
+
+    def _padded(self, purpose: str, num: int) -> Order:
+        return self.seeds.indices(purpose, self.num_batches(num) * self.settings.batch_size)
+
+    def _batch(self, purpose: str, indices: Order, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Seeds as they are and as pixels on the device, and the labels to climb."""
+        size = self.settings.batch_size
+        places = slice(number * size, (number + 1) * size)
+        seeds = self.seeds.images[purpose].get(indices[places])
+        labels = self.labels(len(indices))[places]
+        return seeds, as_float(seeds, self.device), labels.to(self.device)
+
+
+def _pixels(x_t: Tensor, steps: int) -> Tensor:
+    if not x_t.isfinite().all():
+        raise ValueError(f"samples are nan after {steps} steps: the model has diverged")
+    return quantize(x_t).cpu()
 
 
 def best_steps(distances: Mapping[int, float]) -> int:
@@ -112,8 +143,8 @@ class FrechetCurve:
     ) -> dict[int, float]:
         """`reduce` sums moments over ranks; each candidate's distance comes out the same on all of them."""
         moments = {steps: FeatureMoments() for steps in sampler.candidates}
-        batches = sampler.batches("selection", num, sampler.candidates, rank=rank, world_size=world_size)
-        for _, images in batches:
+        numbers = range(rank, sampler.num_batches(num), world_size)
+        for _, images in sampler.batches("selection", num, sampler.candidates, numbers):
             for steps, pixels in images.items():
                 moments[steps].add(extract(self.extractor, [pixels]).pooled)
         for own in moments.values():

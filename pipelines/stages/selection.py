@@ -6,13 +6,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from atjem.checkpoint import weights_of
 from atjem.fidelity import FeatureMoments
+from atjem.models.attack_network import AttackNetwork
+from atjem.models.registry import JointEnergyModel
 from pipelines.context import StageContext
 from pipelines.files import read_json, write_json
-from pipelines.stages.reference_stats import read_held_out
+from pipelines.stages.reference import read_held_out
 from pipelines.stages.sampler import FrechetCurve, Sampler, best_steps
 from pipelines.stages.training import BEST_FILE, BEST_STATE_FILE
 
@@ -33,7 +34,7 @@ class BestModel:
     def is_due(self, done: int) -> bool:
         return done % self.stage.select_every == 0 or done == self.stage.steps
 
-    def look(self, done: int, model: nn.Module, device: torch.device) -> float:
+    def look(self, done: int, model: JointEnergyModel, device: torch.device) -> float:
         """Measures the model after `done` steps. Every rank makes its part; all get the same distance."""
         reference = self.context.inputs["reference"]
         if self.curve is None:
@@ -41,7 +42,7 @@ class BestModel:
             self.curve = FrechetCurve(reference, weights, read_held_out(reference))
         ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         distances = self.curve.measure(
-            Sampler(self.context, model, device),
+            Sampler(self.context, AttackNetwork(model).network, device),
             self.stage.select_samples,
             rank=ranks[0],
             world_size=ranks[1],
