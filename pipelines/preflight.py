@@ -36,6 +36,7 @@ def check_settings(settings: Settings) -> list[Problem]:
         _check_workers,
         _check_checkpoint,
         _check_weights,
+        _check_reference,
         _check_augment,
         _check_buffer,
     ]
@@ -232,6 +233,24 @@ def _check_weights(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             "evaluate.inception_weights", given, "give the file, or evaluate.feature_extractor=classifier"
         )
+
+
+def _check_reference(settings: Settings) -> Iterator[Problem]:
+    """Imported statistics belong to the features that samples are compared in."""
+    path = settings.evaluate.reference_statistics
+    if path is None:
+        return
+    name = "evaluate.reference_statistics"
+    if settings.evaluate.feature_extractor != "inception":
+        yield Problem(
+            name, path, "are of Inception features; use evaluate.feature_extractor=inception with them"
+        )
+        return
+    from atjem.statistics_file import unusable_reference
+
+    if reason := unusable_reference(Path(path), settings.evaluate.reference_implementation):
+        wanted = "give mu and sigma that torch-fidelity made (a reference_stats artifact holds some)"
+        yield Problem(name, path, f"{reason}; {wanted}, or null for the training images' own")
 
 
 def _unusable_weights(path: Path) -> str:

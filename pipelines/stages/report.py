@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from data.images import ShardImages
 from data.shards import read_manifest
 from pipelines.context import StageContext, View
-from pipelines.curves import panels, steps_are
+from pipelines.curves import Line, panels, steps_are
 from pipelines.files import read_json, read_json_list
 from pipelines.fingerprint import digest
 from pipelines.number_text import MAIN_METRICS, SMOKE_PREFIX, shown
@@ -247,13 +247,20 @@ def _charts(inputs: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any
     for name in ("sample", "evaluate_classifier", "evaluate_classifier.counterfactuals"):
         stage = name.split(".")[0]
         for title, lines in panels(manifests[name].get("points", [])):
-            drawn.append((title, curves(lines, title, steps_are(stage))))
+            shown_lines, xlabel = (lines, steps_are(stage)) if stage == "sample" else (_by_eps(lines), "eps")
+            title = title[0].upper() + title[1:]
+            drawn.append((title, curves(shown_lines, title, xlabel)))
     drawn += _measured_charts(inputs, manifests).items()
     charts = []
     for title, draw in drawn:
         variants = {theme: _svg_uri(svg) for theme, svg in draw_chart(draw).items()}
         charts.append({"alt": title, **variants})
     return charts
+
+
+def _by_eps(lines: Iterable[Line]) -> list[Line]:
+    """Lines whose steps are thousandths, since MLflow's are whole numbers."""
+    return [(name, [(x / 1000, y) for x, y in line]) for name, line in lines]
 
 
 def _measured_charts(

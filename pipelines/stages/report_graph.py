@@ -58,7 +58,9 @@ def _edge(start: tuple[int, int], end: tuple[int, int]) -> Markup:
 
 def _box(name: str, seconds: float, at: tuple[int, int]) -> Markup:
     x, y = at
+    stage, _, rest = name.partition(".")
+    below = f"{rest + ', ' if rest else ''}{seconds:.1f} s"
     return Markup(
         '<rect x="{}" y="{}" width="{}" height="{}" rx="6"/><text x="{}" y="{}">{}</text>'
-        '<text class="soft" x="{}" y="{}">{:.1f} s</text>'
-    ).format(x, y, *_BOX, x + 10, y + 19, escape(name), x + 10, y + 36, seconds)
+        '<text class="soft" x="{}" y="{}">{}</text>'
+    ).format(x, y, *_BOX, x + 10, y + 19, escape(stage), x + 10, y + 36, escape(below))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from atjem.fidelity import (
     INCEPTION,
     FeatureMoments,
     Features,
+    Reference,
     Statistics,
+    class_frechet_distance,
     extract,
     fidelity_metrics,
     frechet_distance,
@@ -61,6 +64,30 @@ def make_bytes():
     return make
 
 
+def test_imported_statistics_give_what_needs_no_features():
+    samples, reference = gaussian_features(50, seed=0), gaussian_features(60, seed=1)
+    whole = fidelity_metrics(samples, Reference.of(reference))
+    alone = fidelity_metrics(samples, Reference(Statistics.of(reference), None))
+    assert alone == {name: whole[name] for name in ("frechet_distance", "class_score", "class_score_std")}
+    assert standard_names(alone).keys() == {"fid", "is_mean", "is_std"}
+
+
+def test_class_frechet_distance_is_the_mean_over_classes_with_enough_images():
+    features, reference = gaussian_features(60, seed=0), gaussian_features(90, seed=1, shift=0.5)
+    labels, reference_labels = torch.arange(60) % 3, torch.arange(90) % 3
+    labels[labels == 2] = torch.tensor([2] * 5 + [0] * 15)  # too few of class 2
+    expected = [
+        frechet_distance(
+            Statistics.of(Features(features.pooled[labels == label], features.logits)),
+            Statistics.of(Features(reference.pooled[reference_labels == label], reference.logits)),
+        )
+        for label in (0, 1)
+    ]
+    measure = partial(class_frechet_distance, features, labels, reference, reference_labels)
+    assert measure(fewest=10) == pytest.approx(sum(expected) / 2)
+    assert measure(fewest=50) is None
+
+
 def test_frechet_distance_of_independent_gaussians():
     # Without correlations it is the sum over dimensions of (difference of means)^2 + (of deviations)^2.
     a, b = statistics([0, 1], [[4, 0], [0, 9]]), statistics([3, 1], [[1, 0], [0, 25]])
@@ -93,7 +120,7 @@ def test_statistics_are_the_mean_and_the_unbiased_covariance():
 def test_frechet_distance_of_samples_is_that_of_their_statistics():
     samples, reference = gaussian_features(50, seed=0, shift=1.0), gaussian_features(60, seed=1)
     expected = frechet_distance(Statistics.of(samples), Statistics.of(reference))
-    assert fidelity_metrics(samples, reference)["frechet_distance"] == expected
+    assert fidelity_metrics(samples, Reference.of(reference))["frechet_distance"] == expected
 
 
 def test_kernel_distance_is_the_unbiased_mmd_of_the_cubic_kernel():
@@ -102,21 +129,21 @@ def test_kernel_distance_is_the_unbiased_mmd_of_the_cubic_kernel():
     x, y = samples.pooled, reference.pooled
     within = [((z @ z.T / 3 + 1) ** 3).fill_diagonal_(0).sum() / (20 * 19) for z in (x, y)]
     expected = (sum(within) - 2 * ((x @ y.T / 3 + 1) ** 3).mean()).item()
-    assert fidelity_metrics(samples, reference)["kernel_distance"] == pytest.approx(expected)
+    assert fidelity_metrics(samples, Reference.of(reference))["kernel_distance"] == pytest.approx(expected)
 
 
 def test_precision_is_of_the_samples_and_recall_of_the_reference():
     # The samples show one of the reference's two far-apart modes.
     near, far = gaussian_features(40, seed=1), gaussian_features(40, seed=2, shift=100.0)
     reference = Features.cat([near, far])
-    metrics = fidelity_metrics(Features(near.pooled + 1e-3, near.logits), reference)
+    metrics = fidelity_metrics(Features(near.pooled + 1e-3, near.logits), Reference.of(reference))
     assert metrics["feature_precision"] == 1.0
     assert metrics["feature_recall"] == 0.5
 
 
 def test_class_score_of_undecided_samples_is_one():
     undecided = Features(gaussian_features(40, seed=0).pooled, torch.zeros(40, 4, dtype=torch.float64))
-    metrics = fidelity_metrics(undecided, gaussian_features(40, seed=1))
+    metrics = fidelity_metrics(undecided, Reference.of(gaussian_features(40, seed=1)))
     assert metrics["class_score"] == pytest.approx(1)
     assert metrics["class_score_std"] == pytest.approx(0)
 
@@ -124,13 +151,13 @@ def test_class_score_of_undecided_samples_is_one():
 def test_class_score_of_certain_and_diverse_samples_nears_the_number_of_classes():
     logits = 1e3 * torch.eye(4, dtype=torch.float64).repeat(500, 1)
     samples = Features(gaussian_features(2000, seed=0).pooled, logits)
-    assert fidelity_metrics(samples, gaussian_features(20, seed=1))["class_score"] == pytest.approx(
-        4, abs=0.1
-    )
+    assert fidelity_metrics(samples, Reference.of(gaussian_features(20, seed=1)))[
+        "class_score"
+    ] == pytest.approx(4, abs=0.1)
 
 
 def test_metrics_are_finite_numbers_under_neutral_names():
-    metrics = fidelity_metrics(gaussian_features(10, seed=0), gaussian_features(12, seed=1))
+    metrics = fidelity_metrics(gaussian_features(10, seed=0), Reference.of(gaussian_features(12, seed=1)))
     assert metrics.keys() == NAMES
     assert all(np.isfinite(value) for value in metrics.values())
 
@@ -138,7 +165,9 @@ def test_metrics_are_finite_numbers_under_neutral_names():
 @pytest.mark.parametrize(("num_samples", "num_reference"), [(9, 20), (20, 9)], ids=["samples", "reference"])
 def test_too_few_images_are_refused(num_samples, num_reference):
     with pytest.raises(ValueError, match="at least 10 images on each side, not 9"):
-        fidelity_metrics(gaussian_features(num_samples, seed=0), gaussian_features(num_reference, seed=1))
+        fidelity_metrics(
+            gaussian_features(num_samples, seed=0), Reference.of(gaussian_features(num_reference, seed=1))
+        )
 
 
 def test_extractor_gives_the_classifiers_features_and_logits(extractor, make_model, make_bytes):
@@ -155,9 +184,10 @@ def test_extractor_gives_the_classifiers_features_and_logits(extractor, make_mod
 @pytest.mark.parametrize("batch_size", [1, 7, 24])
 def test_metrics_do_not_depend_on_the_batch_size(batch_size, extractor, make_bytes):
     samples, reference = make_bytes(48, seed=0), make_bytes(48, seed=1) // 2
-    whole = fidelity_metrics(extract(extractor, [samples]), extract(extractor, [reference]))
+    whole = fidelity_metrics(extract(extractor, [samples]), Reference.of(extract(extractor, [reference])))
     parts = fidelity_metrics(
-        extract(extractor, samples.split(batch_size)), extract(extractor, reference.split(batch_size))
+        extract(extractor, samples.split(batch_size)),
+        Reference.of(extract(extractor, reference.split(batch_size))),
     )
     assert whole["frechet_distance"] > 0
     assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
@@ -260,7 +290,7 @@ def test_metrics_equal_torch_fidelitys_own_command(inception_weights, tmp_path):
     theirs = json.loads(done.stdout)
     extractor = make_extractor(INCEPTION, str(inception_weights), torch.device("cpu"))
     features = {name: extract(extractor, images.split(7)) for name, images in sets.items()}
-    ours = fidelity_metrics(features["samples"], features["reference"])
+    ours = fidelity_metrics(features["samples"], Reference.of(features["reference"]))
     names = {
         "frechet_distance": "frechet_inception_distance",
         "kernel_distance": "kernel_inception_distance_mean",

@@ -28,7 +28,7 @@ def test_only_declared_settings_are_there():
 
 def test_graph_is_the_contracts():
     graph = build_graph(load_recipe("digits")[0].settings)
-    needs = {name: set(node.needs.values()) for name, node in graph.items() if not node.part}
+    needs = {name: set(node.needs.values()) for name, node in graph.items() if node.is_stage}
     assert needs.pop("report") == set(graph) - {"report"}
     assert needs == {
         "preprocess": set(),
@@ -41,9 +41,12 @@ def test_graph_is_the_contracts():
     }
 
 
-def test_sampling_needs_the_reference_only_to_choose_steps():
-    settings = load_recipe("digits", ["sample.step_candidates=[]"])[0].settings
-    assert "reference_stats" not in build_graph(settings)["sample"].needs.values()
+def test_counterfactuals_are_a_topic_so_that_their_features_do_not_repeat_the_attacks():
+    graph = build_graph(load_recipe("digits")[0].settings)
+    topic = graph["evaluate_classifier.counterfactuals"]
+    assert topic.module == "pipelines.stages.counterfactuals"
+    assert set(topic.needs.values()) == {"preprocess", "train_stage2", "reference_stats"}
+    assert "reference_stats" not in graph["evaluate_classifier"].needs.values()
 
 
 def test_parts_follow_the_settings():
@@ -52,6 +55,7 @@ def test_parts_follow_the_settings():
         "sample.stage1",
         "evaluate_fidelity.stage1",
         "evaluate_classifier.stage1",
+        "evaluate_classifier.counterfactuals.stage1",
         "evaluate_classifier.plain",
     }
     alone = ["evaluate.stage1=false", "evaluate.feature_extractor=inception"]

@@ -165,7 +165,7 @@ def test_artifacts_hold_shards_and_manifests(first):
     samples = pq.read_table(stages["sample"] / "manifest.parquet")
     assert samples["label"].to_pylist() == [index % 10 for index in range(60)]
     record = json.loads((stages["sample"] / "manifest.json").read_text())
-    assert record["protocol"]["sample_steps"] in (2, 4)
+    assert record["metrics"]["sample_steps"] in (2, 4)
     assert record["identity"]["libraries"]["torch"] == torch.__version__.split("+")[0]
 
 

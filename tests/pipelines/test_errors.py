@@ -55,6 +55,12 @@ def silent_server() -> Iterator[str]:
             "does not hold these weights",
         ),
         ("model.checkpoint=" + "x" * 300, "model.checkpoint", "too long"),
+        ("evaluate.reference_statistics=a.npz", "evaluate.reference_statistics", "Inception features"),
+        (
+            "evaluate={feature_extractor: inception, reference_statistics: /no.npz, robust: {eps: 1}}",
+            "evaluate.reference_statistics",
+            "no such file",
+        ),
         ("stage1.augment=cutout16", "stage1.augment", "8 pixels a side"),
         ("stage2.augment_ood=crop5", "stage2.augment_ood", "8 pixels a side"),
         ("data.ood=digits", "data.ood", "the images to learn are no seeds"),

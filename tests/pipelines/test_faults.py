@@ -158,7 +158,7 @@ def test_manifest_of_another_shape_is_no_artifact(tmp_path, content):
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(content)
     assert Store(tmp_path).manifest("sample", "abc") is None
-    assert Store(tmp_path).manifests("sample", "") == []
+    assert Store(tmp_path).manifests("sample") == []
 
 
 def test_leftovers_of_a_killed_publish_are_swept(tmp_path):

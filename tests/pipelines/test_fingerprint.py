@@ -7,16 +7,19 @@ import pytest
 from PIL import Image
 
 from pipelines.fingerprint import PACKAGES, ROOT, code_digests, digest
-from pipelines.graph import STAGES, build_graph
+from pipelines.graph import STAGES, Node, build_graph
 from pipelines.plan import make_plan, node_code
 from pipelines.recipe import load_recipe
 from pipelines.settings import RUNTIME, flatten
 from pipelines.store import Store
 
-ALL = set(STAGES) - {"report"}  # the report needs every stage, so it is left out of this table
+ALL = {*STAGES, "counterfactuals"} - {
+    "report"
+}  # the report needs every stage, so it is left out of this table
 TRAINING = {"train_stage1", "train_stage2"}
-DOWNSTREAM_OF_TRAINING = TRAINING | {"sample", "evaluate_fidelity", "evaluate_classifier"}
-EXTRACTOR = {"reference_stats", "sample", "evaluate_fidelity"}
+MEASURING = {"sample", "evaluate_fidelity", "evaluate_classifier", "counterfactuals"}
+DOWNSTREAM_OF_TRAINING = TRAINING | MEASURING
+EXTRACTOR = {"reference_stats", "sample", "evaluate_fidelity", "counterfactuals"}
 
 EDITS = [
     ("data/decode.py", ALL),
@@ -30,15 +33,17 @@ EDITS = [
     ("data/prepare.py", set()),
     ("data/get.py", set()),
     ("atjem/curriculum.py", DOWNSTREAM_OF_TRAINING | EXTRACTOR),
-    ("atjem/sampling.py", {"sample", "evaluate_fidelity"}),
+    ("atjem/sampling.py", {"sample", "evaluate_fidelity", "counterfactuals"}),
     ("atjem/fidelity.py", EXTRACTOR),
     ("atjem/robustness.py", {"evaluate_classifier"}),
     ("atjem/calibration.py", {"evaluate_classifier"}),
-    ("atjem/counterfactuals.py", set()),
+    ("pipelines/stages/counterfactuals.py", {"counterfactuals"}),
+    ("pipelines/stages/sample_parts.py", {"sample", "evaluate_fidelity"}),
+    ("atjem/counterfactuals.py", {"counterfactuals"}),
     ("atjem/__init__.py", set()),
     (
         "pipelines/stages/train_stage2.py",
-        {"train_stage2", "sample", "evaluate_fidelity", "evaluate_classifier"},
+        {"train_stage2"} | MEASURING,
     ),
     ("pipelines/stages/sample.py", {"sample", "evaluate_fidelity"}),
     ("pipelines/stages/evaluate_fidelity.py", {"evaluate_fidelity"}),
@@ -95,13 +100,18 @@ def test_images_that_moved_are_the_same_images(tmp_path):
     assert _fingerprints(f"data.in={tmp_path / 'new/images'}")["train_stage1"] != before["train_stage1"]
 
 
+def _kind(node: Node) -> str:
+    """The stage of a node, or its topic."""
+    return node.topic or node.stage
+
+
 def _stale_stages(root: Path, before: dict[str, dict[str, str]]) -> set[str]:
-    """Stages whose own code changed, and every stage that needs one."""
+    """Stages and topics whose own code changed, and every stage that needs one."""
     graph = build_graph(load_recipe("digits")[0].settings)
     stale = {name for name, node in graph.items() if node_code(node, root) != before[name]}
     while more := {name for name, node in graph.items() if stale & set(node.needs.values())} - stale:
         stale |= more
-    return {graph[name].stage for name in stale if graph[name].part != "plain"} - {"report"}
+    return {_kind(graph[name]) for name in stale if graph[name].part != "plain"} - {"report"}
 
 
 @pytest.mark.parametrize(("file", "expected"), EDITS, ids=[file for file, _ in EDITS])
@@ -142,12 +152,14 @@ def _fingerprints(*overrides: str) -> dict[str, str | None]:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("seed=1", ALL),
+        ("seed=1", DOWNSTREAM_OF_TRAINING),
+        ("data.seed=1", ALL),
+        ("evaluate.counterfactual.eps=1.0", {"counterfactuals"}),
         ("data.test_fraction=0.3", ALL),
         ("stage1.optimizer.lr=0.2", DOWNSTREAM_OF_TRAINING),
         (
             "stage2.contrastive.step_size=0.4",
-            {"train_stage2", "sample", "evaluate_fidelity", "evaluate_classifier"},
+            {"train_stage2"} | MEASURING,
         ),
         ("sample.step_size=0.1", {"sample", "evaluate_fidelity"}),
         ("evaluate.robust.eps=0.5", {"evaluate_classifier"}),
@@ -160,7 +172,7 @@ def _fingerprints(*overrides: str) -> dict[str, str | None]:
 def test_setting_changes_its_stages(override, expected):
     before, after = _fingerprints(), _fingerprints(override)
     graph = build_graph(load_recipe("digits")[0].settings)
-    changed = {graph[name].stage for name in before if before[name] != after[name]}
+    changed = {_kind(graph[name]) for name in before if before[name] != after[name]}
     assert changed - {"report"} == expected
     assert ("report" in changed) == bool(expected)
 

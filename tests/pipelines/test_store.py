@@ -18,7 +18,14 @@ def _publish(store, content="one", fingerprint="abc"):
 
 
 def _manifest(fingerprint, **changed):
-    whole = {"fingerprint": fingerprint, "part": "", "run_id": "r", "created": 1.0, "seconds": 0.1}
+    whole = {
+        "fingerprint": fingerprint,
+        "node": "sample",
+        "part": "",
+        "run_id": "r",
+        "created": 1.0,
+        "seconds": 0.1,
+    }
     return {**whole, "identity": {}, "metrics": {}, **changed}
 
 
@@ -85,15 +92,15 @@ def test_damaged_artifact_does_not_count(tmp_path, harm):
     assert store.manifest("sample", "abc") is None
 
 
-def test_newest_manifest_of_a_part(tmp_path):
+def test_newest_manifest_of_a_node(tmp_path):
     store = Store(tmp_path)
-    for part, created, fingerprint in (("", 1, "a"), ("", 3, "b"), ("stage1", 9, "c")):
+    for node, created, fingerprint in (("sample", 1, "a"), ("sample", 3, "b"), ("sample.stage1", 9, "c")):
         with store.new_artifact("sample", fingerprint) as draft:
-            draft.publish(_manifest(fingerprint, part=part, created=float(created)))
-    *_, latest = store.manifests("sample", "")
+            draft.publish(_manifest(fingerprint, node=node, created=float(created)))
+    *_, latest = store.manifests("sample")
     assert latest is not None
     assert latest["fingerprint"] == "b"
-    assert store.manifests("sample", "other") == []
+    assert store.manifests("sample.other") == []
 
 
 def _save(folder, step):
