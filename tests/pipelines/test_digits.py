@@ -31,6 +31,9 @@ CONTRACT_METRICS = {
     "feature_precision",
     "feature_recall",
     "class_score",
+    "counterfactual_confidence",
+    "counterfactual_flip_rate",
+    "energy_real",
 }
 
 
@@ -113,6 +116,13 @@ def test_mlflow_tree(client, first, second):
     assert parent.data.params["stage2.contrastive.step_size"] == "0.3"
     assert parent.data.metrics == pytest.approx(first.json["metrics"])
     assert "atjem.absent.fid" in parent.data.tags
+    protocols = mlflow.artifacts.load_dict(f"{parent.info.artifact_uri}/protocols.json")
+    counted = ("num_", "robust_num", "extractor_accuracy", "diverged")
+    without = {name for name in parent.data.metrics if name not in protocols}
+    assert {name for name in without if not name.startswith(counted)} == set()
+    assert protocols["frechet_distance"]["num_samples"] == 60
+    assert protocols["stage1_robust_accuracy"] == protocols["robust_accuracy"]
+    assert len(parent.data.tags["atjem.protocol.robust_accuracy"]) == 20
     children = _children(client, parent.info.run_id)
     assert sorted(run.data.tags["atjem.stage"] for run in children) == sorted(STAGES)
     for run in children:
@@ -139,6 +149,11 @@ def test_curves_datasets_and_pictures(client, first, tmp_path):
     pictures = [entry.path for entry in client.list_artifacts(parent.info.run_id, "figures")]
     assert {"figures/sample_grid.png", "figures/stage1_sample_grid.png"} <= set(pictures)
     assert "figures/train_stage2_curves.png" in pictures
+    assert {"figures/counterfactuals.png", "figures/energies.png", "figures/reliability.png"} <= set(pictures)
+    assert "trajectory.gif" in {entry.path for entry in client.list_artifacts(parent.info.run_id)}
+    classifier = stages["evaluate_classifier"].info.run_id
+    for name in ("pgd_accuracy_by_eps", "counterfactual_confidence_by_eps"):
+        assert len(client.get_metric_history(classifier, name)) >= 3
     local = client.download_artifacts(parent.info.run_id, "figures/sample_grid.png", str(tmp_path))
     with Image.open(local) as grid:
         assert min(grid.size) > 100
@@ -254,6 +269,9 @@ def test_report_is_one_file_with_everything_in_it(client, first):
         "Fréchet distance",
         "Reliability",
         "Lineage",
+        "Counterfactuals by budget",
+        "What each figure depends on",
+        'alt="energies"',
         "train_stage2",
         "stage2.contrastive.step_size",
     ):

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 from running import ROOT, command, reduced_arguments
+from safetensors.torch import load_file
+from stages import one_thread
 
-import atjem
-from pipelines.context import StageContext
+from pipelines.context import Silent, StageContext
 from pipelines.recipe import load_recipe
-from pipelines.stages.reference_stats import read_held_out
+from pipelines.stages.inputs import load_network
+from pipelines.stages.reference import read_held_out
+from pipelines.stages.sample_parts import Makers
 from pipelines.stages.sampler import FrechetCurve, Sampler
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -114,31 +117,50 @@ def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_p
     assert steps == list(range(5, 401, 5))
 
 
-def test_autoattack_that_was_killed_goes_on_with_the_next_batch(pipeline, tmp_path):
-    changed = {"evaluate__stage1": "false", "evaluate__robust__num_images": 150}
-    arguments = [*reduced_arguments(tmp_path / "runs", **changed), "--until", "evaluate_classifier"]
-    process = _start(arguments, tmp_path / "log")
-    kept = "checkpoints/evaluate_classifier/*/autoattack/[!.]*.safetensors"
-    _wait_until(lambda: any((tmp_path / "runs").glob(kept)), process, tmp_path / "log")
+def test_killed_sampling_and_autoattack_go_on_with_what_is_missing(pipeline, tmp_path):
+    """One SIGKILL while both are at work; what they had finished is used, and the end is the same."""
+    changed = {
+        "evaluate__stage1": "false",
+        "evaluate__robust__num_images": 70,
+        "sample__num_samples": 20_000,
+        "sample__batch_size": 100,
+    }
+    both = reduced_arguments(tmp_path / "runs", **changed)
+    process = _start(both, tmp_path / "log")
+    attacked = "checkpoints/evaluate_classifier/*/autoattack/[!.]*.safetensors"
+    sampled = "checkpoints/sample/*/final/[!.]*.safetensors"
+    made = (tmp_path / "runs").glob
+    _wait_until(lambda: any(made(attacked)) and any(made(sampled)), process, tmp_path / "log")
     process.kill()
     process.wait(60)
     time.sleep(5)  # its Ray processes notice within seconds and end
+    finished = {file.name: file.stat().st_mtime_ns for file in made(sampled)}
+    assert 0 < len(finished) < 40
 
-    result = pipeline(*arguments, "--json")
+    result = pipeline(*both, "--json")
     assert result.code == 0, result.err
     stages = {stage["name"]: stage for stage in result.json["stages"]}
-    resumed = {name for name, stage in stages.items() if stage["status"] == "resumed"}
-    assert resumed
-    assert resumed <= {"evaluate_classifier", "evaluate_classifier.plain"}
-    assert not list((tmp_path / "runs").glob(kept))
-    files = {name: Path(stages[name]["artifact"]) / "robust.parquet" for name in resumed}
-    before = {name: pq.ParquetFile(file).read() for name, file in files.items()}
-    assert all(set(table["broken_by"].to_pylist()) > {""} for table in before.values())
+    assert {stages[name]["status"] for name in ("sample", "evaluate_classifier")} == {"resumed"}
+    assert not list(made(attacked))
+    assert not list(made(sampled))
+    samples = Path(stages["sample"]["artifact"])
+    assert len(list(samples.glob("samples-*.tar"))) == 40
+    for name, time_ns in finished.items():  # the very same files
+        assert (samples / name).stat().st_mtime_ns == time_ns
+    table = Path(stages["evaluate_classifier"]["artifact"]) / "robust.parquet"
+    before = pq.ParquetFile(table).read()
+    shards = {file.name: file.read_bytes() for file in samples.glob("samples-*.tar")}
+    assert set(before["broken_by"].to_pylist()) > {""}
 
-    anew = pipeline(*arguments, "--force", "evaluate_classifier", "--json")
+    anew = pipeline(*both, "--force", "evaluate_classifier", "--force", "sample", "--json")
     assert anew.code == 0, anew.err
-    assert {name: pq.ParquetFile(file).read() for name, file in files.items()} == before
-    assert anew.json["metrics"]["robust_accuracy"] == result.json["metrics"]["robust_accuracy"]
+    assert pq.ParquetFile(table).read() == before
+    assert {file.name: file.read_bytes() for file in samples.glob("samples-*.tar")} == shards
+    assert _figures(anew.json) == _figures(result.json)
+
+
+def _figures(result: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in result["metrics"].items() if not name.endswith("per_second")}
 
 
 def test_own_folders_and_two_workers(pipeline, tmp_path):
@@ -167,7 +189,7 @@ def test_own_folders_and_two_workers(pipeline, tmp_path):
         "stage2.select=best_frechet",
         "stage2.select_every=3",
         "stage2.select_samples=20",
-        "sample.num_samples=20",
+        "sample.num_samples=1100",
         "sample.num_selection=20",
         "sample.batch_size=8",
     )
@@ -179,36 +201,50 @@ def test_own_folders_and_two_workers(pipeline, tmp_path):
     assert metrics["num_ood_test_images"] == 12
     assert 0 <= metrics["clean_accuracy"] <= 1
     _check_choice(result.json, [*arguments, *extra])
+    _check_samples(result.json, [*arguments, *extra], tmp_path / "alone")
+
+
+def _folders(result: dict[str, Any]) -> dict[str, Path]:
+    return {row["name"]: Path(row["artifact"]) for row in result["stages"]}
+
+
+def _context(arguments: list[str], inputs: dict[str, Path], checkpoints: Path) -> StageContext:
+    changes = (*arguments[arguments.index("--set") + 1 :: 2], "compute.num_workers=1")
+    recipe, _ = load_recipe("digits", changes)
+    return StageContext(recipe.settings, inputs, Path(), checkpoints, Silent(), {})
 
 
 def _check_choice(result: dict[str, Any], arguments: list[str]) -> None:
     """The model kept is the best one seen, and one process finds the distance that two workers found."""
-    folders = {row["name"]: Path(row["artifact"]) for row in result["stages"]}
+    folders = _folders(result)
     curve = json.loads((folders["train_stage2"] / "curve.json").read_text())
     looks = {p["step"]: p["selection_frechet_distance"] for p in curve if "selection_frechet_distance" in p}
     manifest = json.loads((folders["train_stage2"] / "manifest.json").read_text())
     selected = manifest["metrics"]["selected_step"]
     assert set(looks) == {3, 6}
     assert looks[selected] == min(looks.values())
-    recipe, _ = load_recipe("digits", arguments[arguments.index("--set") + 1 :: 2])
-    context = StageContext(
-        recipe.settings,
-        {"data": folders["preprocess"]},
-        Path(),
-        Path(),
-        SilentReporter(),
-        {},
-    )
+    context = _context(arguments, {"data": folders["preprocess"]}, Path())
     reference = folders["reference_stats"]
-    sampler = Sampler(context, atjem.load(folders["train_stage2"]), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    sampler = Sampler(context, load_network(folders["train_stage2"], cpu), cpu)
     alone = FrechetCurve(reference, None, read_held_out(reference)).measure(sampler, 20)
     assert min(alone.values()) == pytest.approx(looks[selected], rel=1e-3)
 
 
-class SilentReporter:
-    def progress(self, done: int, total: int, unit: str, **watched: float) -> None: ...
-
-    def points(self, points: Iterable[Mapping[str, float]]) -> None: ...
-
-    def stopping(self) -> bool:
-        return False
+def _check_samples(result: dict[str, Any], arguments: list[str], checkpoints: Path) -> None:
+    """One process makes the shards, features and energies that two Ray workers made, bit for bit."""
+    folders = _folders(result)
+    inputs = {
+        "data": folders["preprocess"],
+        "model": folders["train_stage2"],
+        "reference": folders["reference_stats"],
+    }
+    context = _context(arguments, inputs, checkpoints)
+    with one_thread():
+        parts = Makers(context).make("final", int(result["metrics"]["sample_steps"]))
+    assert len(parts) == 3
+    for number in range(3):
+        made = folders["sample"] / parts.shard(number).name
+        assert made.read_bytes() == parts.shard(number).read_bytes()
+        ours, theirs = load_file(parts.tensors(number)), load_file(made.with_suffix(".safetensors"))
+        assert all(torch.equal(ours[name], theirs[name]) for name in ("pooled", "logits", "energy"))
