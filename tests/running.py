@@ -23,6 +23,8 @@ REDUCED = {
     "evaluate.extractor_steps": 40,
     "evaluate.robust.num_images": 4,
     "evaluate.ood.num_images": 50,
+    "evaluate.counterfactual.num_images": 64,
+    "evaluate.counterfactual.steps": 10,
     "compute.log_every": 5,
 }
 

@@ -1,7 +1,7 @@
 """Shards and streams against what people would use instead, and against bare loops without any framework.
 
-    python benchmarks/data.py                  all of it: about 6 minutes on 2 cores
-    python benchmarks/data.py small large      some of: small, large, prepare, memory, first
+    python benchmarks/loading.py               all of it: about 6 minutes on 2 cores
+    python benchmarks/loading.py small large   some of: small, large, prepare, memory, first
 
 small: 32 px images in memory against torchvision's ImageFolder and DataLoader. large: 256 px JPEGs against
 the same, and against loops that only decode. prepare: shards against a loop that decodes, resizes, encodes.
@@ -23,8 +23,6 @@ from functools import partial
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
-
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # else this file would be the package `data`
 
 import numpy as np
 import pyarrow as pa
