@@ -1,5 +1,6 @@
 """Every command and the Python of README.md, run as a reader would; runs of hours are made small."""
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 from running import REDUCED, ROOT
 
@@ -120,12 +122,16 @@ def test_every_command_is_known():
         "contrastive.step_size=0.2 --plan",
         "contrastive.step_size=0.2",
         "make ui",
+        "compare RUN RUN RUN",
+        "compare RUN RUN --metric",
         "imagenet256 --plan",
         "imagenet256 --smoke",
         "cifar10 --set data.root=DATASETS",
         "digits --status",
         "--ray-address",
         "data.in=IMAGES",
+        "data.export runs/artifacts/sample/FINGERPRINT --npz",
+        "data.export runs/artifacts/sample/FINGERPRINT --png",
         "data.prepare",
         "data.check",
     ]
@@ -141,12 +147,41 @@ def test_demo_ends_with_the_metrics_and_where_to_look(demo):
     assert "make ui" in demo.stdout
 
 
-def test_change_and_plan(demo, place):
-    for command in [command for command in RUNS if "contrastive.step_size" in command]:
-        done = _run(command, place, SMALLER)
+@pytest.fixture(scope="module")
+def changed(demo, place) -> list[subprocess.CompletedProcess]:
+    """The plan of a changed setting, and the run."""
+    commands = [command for command in RUNS if "contrastive.step_size" in command]
+    return [_run(command, place, SMALLER) for command in commands]
+
+
+def test_change_and_plan(changed):
+    assert len(changed) == 2
+    for done in changed:
         assert done.returncode == 0, done.stderr
         assert "train_stage1" in done.stdout
         assert "changed setting: stage2.contrastive.step_size" in done.stdout
+
+
+def test_compare(changed, place):
+    client = MlflowClient(f"sqlite:///{place}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    query = "tags.`atjem.kind` = 'pipeline' AND tags.`atjem.status` = 'done'"
+    runs = " ".join(run.info.run_id for run in client.search_runs([experiment], query)[:2])
+    done = _run(_find("compare RUN RUN RUN").replace("RUN RUN RUN", runs), place)
+    assert done.returncode == 0, done.stderr
+    assert "stage2.contrastive.step_size=0.2" in done.stdout
+    done = _run(_find("compare RUN RUN --metric").replace("RUN RUN", runs), place)
+    (columns,) = json.loads(done.stdout.splitlines()[-1])["metrics"].values()
+    assert [column["num"] for column in columns] == [1, 1]
+
+
+def test_export(demo, place):
+    samples = next((place / "runs/artifacts/sample").glob("[!.]*/manifest.json")).parent
+    for option in ("--npz", "--png"):
+        done = _run(_find(f"FINGERPRINT {option}").replace("FINGERPRINT", samples.name), place)
+        assert done.returncode == 0, done.stderr
+    with np.load(place / "samples.npz") as stored:
+        assert len(stored["arr_0"]) == len(list((place / "FOLDER").iterdir()))
 
 
 def test_status(demo, place):
