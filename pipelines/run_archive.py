@@ -84,11 +84,18 @@ def find_runs(uri: str, words: Sequence[str]) -> list[PastRun]:
 
 
 def matching(word: str, runs: Iterable[PastRun]) -> list[PastRun]:
-    """Runs of this id, or else those of this name or whose id begins with the word."""
+    """Runs of this id, or else those of this name or whose id begins with the word.
+
+    Of several runs with one name and one fingerprint, which hold the same figures, the newest.
+    """
     runs = list(runs)
     if exact := [run for run in runs if run.run_id == word]:
         return exact
-    return [run for run in runs if run.name == word or _begins(run, word)]
+    named: dict[str, PastRun] = {}
+    for run in runs:
+        if run.name == word:
+            named.setdefault(run.tags.get("atjem.fingerprint", run.run_id), run)
+    return [*named.values(), *(run for run in runs if run.name != word and _begins(run, word))]
 
 
 def _begins(run: PastRun, word: str) -> bool:

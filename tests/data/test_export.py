@@ -15,12 +15,13 @@ import typer
 from PIL import Image
 
 import data
-from data import export
+from data import writers
 from data.decode import encode_png
-from data.export import main, write_npz, write_pngs
+from data.export import main
 from data.folders import UNFINISHED
 from data.images import open_images
 from data.shards import Dataset, Encoded, read_manifest, write_manifest, write_split
+from data.writers import write_npz, write_pngs
 
 README = (Path(data.__file__).parent / "README.md").read_text(encoding="utf-8")
 WRITERS = pytest.mark.parametrize("write", [write_npz, write_pngs], ids=["npz", "png"])
@@ -29,7 +30,7 @@ OPTIONS = pytest.mark.parametrize("option", ["npz", "png"])
 
 @pytest.fixture(autouse=True)
 def several_batches(monkeypatch):
-    monkeypatch.setattr(export, "_BATCH_BYTES", 500)  # four RGB images of 6x6, or thirteen grey ones
+    monkeypatch.setattr(writers, "_BATCH_BYTES", 500)  # four RGB images of 6x6, or thirteen grey ones
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
@@ -120,7 +121,7 @@ def test_npz_is_what_numpy_writes(own_shards, tmp_path):
 def test_npz_has_the_same_bytes_again_and_in_other_batches(own_shards, tmp_path, monkeypatch):
     images, labels = open_images(own_shards.folder, "train")
     write_npz(tmp_path / "a.npz", images, labels)
-    monkeypatch.setattr(export, "_BATCH_BYTES", 1 << 20)
+    monkeypatch.setattr(writers, "_BATCH_BYTES", 1 << 20)
     write_npz(tmp_path / "b.npz", images, labels)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
@@ -299,7 +300,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from data.export import write_npz, write_pngs
+from data.writers import write_npz, write_pngs
 from test_export import Failing
 
 fail = lambda: os.kill(os.getpid(), signal.SIGKILL)

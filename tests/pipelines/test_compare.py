@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from running import ROOT, Result
 
 from pipelines.__main__ import app
-from pipelines.compare import compared, grouped, protocol_differences, titles
+from pipelines.comparison import compared, grouped, protocol_differences, titles
 from pipelines.run_archive import PastRun, find_runs, matching
 from pipelines.tracking import PROTOCOLS_FILE
 from pipelines.usage import run_app
@@ -374,6 +374,15 @@ def test_matching_prefers_the_whole_id_and_wants_four_characters():
     assert matching("abx", runs) == []
     assert matching("run abxy", runs) == [runs[2]]
     assert len(matching("abcd", [_past("abcd1"), _past("abcd2")])) == 2
+
+
+def test_of_runs_with_one_name_and_one_fingerprint_the_newest_is_meant():
+    def named(run_id, fingerprint):
+        return replace(_past(run_id), name="digits", tags={"atjem.fingerprint": fingerprint})
+
+    newest_first = [named("c" * 8, "x"), named("b" * 8, "x"), named("a" * 8, "x")]
+    assert [run.run_id for run in matching("digits", newest_first)] == ["c" * 8]
+    assert len(matching("digits", [*newest_first, named("d" * 8, "y")])) == 2
 
 
 def test_setting_that_only_some_runs_know_tells_them_apart():

@@ -32,6 +32,7 @@ EDITS = [
     ("data/check.py", set()),
     ("data/prepare.py", set()),
     ("data/get.py", set()),
+    ("data/export.py", set()),
     ("atjem/curriculum.py", DOWNSTREAM_OF_TRAINING | EXTRACTOR),
     ("atjem/sampling.py", {"sample", "evaluate_fidelity", "counterfactuals"}),
     ("atjem/fidelity.py", EXTRACTOR),
