@@ -27,6 +27,7 @@ from pipelines.settings import Settings
 
 _TRIED_IMAGES = 200  # images tried before a folder counts as undecodable
 _SPACE = 500 << 20  # bytes that any run may need beside its data
+_FEATURE_BYTES = 12_500  # of an image, under Inception
 _CONNECT_SECONDS = 5
 
 
@@ -365,8 +366,8 @@ def _decodes(item: Item, settings: Settings) -> bool:
 
 
 def _needed_bytes(settings: Settings) -> int:
-    pixels = settings.sample.num_samples * settings.model.channels * settings.data.image_size**2
-    return _SPACE + 2 * pixels
+    pixels = settings.model.channels * settings.data.image_size**2
+    return _SPACE + settings.sample.num_samples * (2 * pixels + _FEATURE_BYTES)
 
 
 def _megabytes(num_bytes: float) -> str:

@@ -144,7 +144,8 @@ class Recorder:
             self.tracker.image(runs, picture, f"{label}{picture.stem}")
         if not node.part and (samples := folder / _SAMPLES).is_file():
             self.tracker.file([self.run_id], samples)  # the page that compares runs shows no folders
-        for other in (*folder.glob("*.html"), *folder.glob("figures/*.gif")):
+        movies = [] if node.part else folder.glob("figures/*.gif")  # of one name, stage 1's too
+        for other in (*folder.glob("*.html"), *movies):
             self.tracker.file(runs, other)
         if len(points) > 1:
             with tempfile.TemporaryDirectory() as temporary:

@@ -217,7 +217,9 @@ class Sample(Section):
         "ood", description="where samples start: held-out seeds (data.ood), or real test images"
     )
     batch_size: Positive = Field(100, description="images that ascend together")
-    frames: NonNegative = Field(5, description="samples whose way from the seed is shown step by step")
+    frames: NonNegative = Field(
+        5, description="samples, at most a batch, whose way from the seed is shown step by step"
+    )
 
 
 class Robust(Section):
