@@ -5,6 +5,7 @@ values may bear the standard names (FID, IS, KID, precision, recall), and a clas
 values may not.
 """
 
+import hashlib
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
@@ -93,7 +96,9 @@ class Features:
 
 
 def make_extractor(name: str, weights_path: str | None, device: torch.device) -> FeatureExtractorBase:
-    """The extractor of that name on a device. `weights_path`: a model folder, or Inception's .pth file.
+    """The extractor of that name on a device; its `weights_sha256` tells its weights from others.
+
+    weights_path: a model folder, or Inception's .pth file.
 
     With Inception and no path, torch-fidelity downloads its own weights; without a network that raises.
     """
@@ -103,7 +108,26 @@ def make_extractor(name: str, weights_path: str | None, device: torch.device) ->
         raise ValueError(f"{weights_path} does not hold torch-fidelity's Inception weights")
     option = {"weights_path" if name == CLASSIFIER else "feature_extractor_weights_path": weights_path}
     extractor = create_feature_extractor(name, list(_LAYERS[name]), cuda=False, verbose=False, **option)
-    return extractor.to(device)
+    extractor.weights_sha256 = _digest(extractor)
+    return _quickened(extractor).to(device, memory_format=torch.channels_last)
+
+
+def _digest(extractor: nn.Module) -> str:
+    """Of the weights themselves, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(extractor.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _quickened(extractor: FeatureExtractorBase) -> FeatureExtractorBase:
+    """The same function with Inception's BatchNorm folded into the convolutions before it."""
+    if extractor.get_name() == INCEPTION:
+        for block in extractor.modules():
+            if isinstance(block, BasicConv2d):
+                block.conv = fuse_conv_bn_eval(block.conv, block.bn)
+                block.bn = nn.Identity()
+    return extractor
 
 
 def is_inception_file(path: Path) -> bool:

@@ -23,11 +23,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from baseline.folder_metrics import folder_metrics
 from baseline.plain_sampling import plain_sampling
 from torch import Tensor
+from torch_fidelity.utils import create_feature_extractor
 
 from atjem.fidelity import INCEPTION, Reference, extract, fidelity_metrics, make_extractor
 from atjem.models.attack_network import AttackNetwork
@@ -39,6 +42,7 @@ from data.views import to_image
 from pipelines.context import Silent, StageContext, select
 from pipelines.graph import build_graph
 from pipelines.recipe import load_recipe
+from pipelines.stages.sampler import features_at
 
 ROOT = Path(__file__).resolve().parents[1]
 CANDIDATES = tuple(range(11, 18))
@@ -93,7 +97,7 @@ def choice(options: argparse.Namespace) -> None:
 
     def through(at: tuple[int, ...]) -> object:
         images = sample_at(ours, x, y, step_size=8.0, at=at)
-        return [extract(extractor, [quantize(x_t)]) for x_t in images.values()]
+        return features_at(extractor, {steps: quantize(x_t) for steps, x_t in images.items()})
 
     def fresh() -> object:
         return [through((steps,)) for steps in CANDIDATES]
@@ -113,7 +117,7 @@ def figures(options: argparse.Namespace) -> None:
     """256 samples of 32 px and the features of 256 real images, which both ways have already."""
     generator = torch.Generator().manual_seed(0)
     samples, real = torch.randint(0, 256, (2, 256, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    extractor = inception()
+    extractor, plain = inception(), inception(plain=True)
     reference = Reference.of(extract(extractor, real.split(64)))
 
     def streamed() -> object:
@@ -123,7 +127,7 @@ def figures(options: argparse.Namespace) -> None:
 
     def folders() -> object:
         with tempfile.TemporaryDirectory() as folder:
-            return folder_metrics(samples, reference.statistics, extractor, Path(folder))
+            return folder_metrics(samples, reference.statistics, plain, Path(folder))
 
     model, (x, y) = network("wrn-10-1", 32, 10), batch(64, 32, 10)
     ours = frozen(model)
@@ -205,23 +209,37 @@ def batch(num: int, image_size: int, num_classes: int) -> tuple[Tensor, Tensor]:
     return torch.rand(num, 3, image_size, image_size, generator=generator), torch.arange(num) % num_classes
 
 
-def inception() -> torch.nn.Module:
-    """torch-fidelity's network with random weights."""
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
-        path = Path(folder, "weights.pth")
-        torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(1)}, path)
-        load = torch.nn.Module.load_state_dict
-        torch.nn.Module.load_state_dict = lambda self, state, *_, **__: None  # type: ignore[method-assign, assignment]
-        try:
-            extractor = make_extractor(INCEPTION, str(path), torch.device("cpu"))
-        finally:
-            torch.nn.Module.load_state_dict = load  # type: ignore[method-assign]
+def inception(*, plain: bool = False) -> Any:
+    """Inception with random weights: ours, or `plain`, as torch-fidelity has it."""
+    layers = ["2048", "logits_unbiased"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "weights.pth"))
         torch.manual_seed(0)
-        for tensor in extractor.state_dict().values():
-            if tensor.is_floating_point():
-                scale = (2 / tensor[0].numel()) ** 0.5 if tensor.ndim > 1 else 0.01
-                tensor.copy_(scale * torch.randn(tensor.shape) + (tensor.ndim == 1))
-        return extractor
+        torch.save({name: _random(name, shape) for name, shape in _inception_shapes().items()}, path)
+        if plain:
+            return create_feature_extractor(
+                INCEPTION, layers, cuda=False, verbose=False, feature_extractor_weights_path=path
+            )
+        return make_extractor(INCEPTION, path, torch.device("cpu"))
+
+
+def _inception_shapes() -> dict[str, torch.Size]:
+    """torch-fidelity builds the network and then loads weights; here it loads none."""
+    with patch.object(torch.nn.Module, "load_state_dict"), patch.object(torch, "load"):
+        network = create_feature_extractor(
+            INCEPTION, ["2048"], cuda=False, verbose=False, feature_extractor_weights_path="none"
+        )
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def _random(name: str, shape: torch.Size) -> Tensor:
+    """As large as the next layer needs it (He et al. 2015); means near 0, scales near 1."""
+    if not shape:
+        return torch.tensor(0)
+    noise = torch.randn(shape)
+    if len(shape) > 1:
+        return noise * (2 / noise[0].numel()) ** 0.5
+    return 0.1 * noise + name.endswith(("weight", "running_var"))
 
 
 def encoded(index: int, pixels: Tensor) -> Encoded:

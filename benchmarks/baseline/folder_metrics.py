@@ -31,4 +31,4 @@ def _features(extractor: FeatureExtractorBase, folder: Path) -> tuple[Tensor, Te
     images = ImagesPathDataset(sorted(map(str, folder.glob("*.png"))))
     loader = torch.utils.data.DataLoader(images, batch_size=64)
     pooled, logits = zip(*(extractor(batch) for batch in loader), strict=True)
-    return torch.cat(pooled), torch.cat(logits)
+    return torch.cat(pooled).double(), torch.cat(logits).double()

@@ -1,6 +1,5 @@
 """What samples are compared with: features of the training images, and the extractor that makes them."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def run(context: StageContext) -> dict[str, Any]:
     size = read_dataset(context.inputs["data"]).image_size
     protocol: dict[str, Any] = {
         "extractor": CLASSIFIER if own else INCEPTION,
-        "extractor.weights_sha256": _weights_digest(extractor),
+        "extractor.weights_sha256": extractor.weights_sha256,
         "extractor.resize": "none" if own else f"torch-fidelity's, {size} to 299 pixels",
         "extractor.training_steps": _extractor_steps(context) if own else 0,
         **{f"reference.{name}": value for name, value in source.items()},
@@ -107,14 +106,6 @@ def uint8_batches(images: Images) -> Iterator[Tensor]:
     """(B, C, H, W) uint8 batches of a whole collection, in its order."""
     for start in range(0, len(images), _BATCH):
         yield images.get(range(start, min(start + _BATCH, len(images))))
-
-
-def _weights_digest(extractor: nn.Module) -> str:
-    """Of the weights themselves, whatever file they came in."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(extractor.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _extractor_steps(context: StageContext) -> int:

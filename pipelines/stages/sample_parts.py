@@ -22,7 +22,7 @@ from data.views import to_image
 from pipelines.context import Silent, StageContext
 from pipelines.stages.inputs import as_float, load_network, pick_device, read_dataset
 from pipelines.stages.reference import open_extractor
-from pipelines.stages.sampler import Sampler
+from pipelines.stages.sampler import Sampler, features_at
 from pipelines.stages.tensors import is_readable, save_tensors
 
 _PART_IMAGES = 500  # about, in a part: what a killed run loses at most
@@ -98,8 +98,8 @@ class PartMaker:
         parts = parts_of(self.context, "selection")
         found: dict[int, list[Tensor]] = {steps: [] for steps in self.sampler.candidates}
         for _, images in self._batches("selection", parts, number, self.sampler.candidates):
-            for steps, pixels in images.items():
-                found[steps].append(extract(self.extractor, [pixels]).pooled.float())
+            for steps, pooled in features_at(self.extractor, images).items():
+                found[steps].append(pooled.float())
         told = {str(steps): torch.cat(pooled) for steps, pooled in found.items()}
         save_tensors(told, parts.tensors(number))
         return number

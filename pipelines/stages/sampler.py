@@ -18,6 +18,7 @@ from pipelines.stages.inputs import as_float, labelled_images, read_dataset, see
 from pipelines.stages.reference import open_extractor
 
 Order = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+_EXTRACTED = 64  # images whose features are taken at once, to choose by
 Reduce = Callable[[FeatureMoments], None]
 
 
@@ -120,6 +121,13 @@ def _pixels(x_t: Tensor, steps: int) -> Tensor:
     return quantize(x_t).cpu()
 
 
+def features_at(extractor: nn.Module, images: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Pooled features (B, D) of the images at each step count, taken together: small batches cost more."""
+    together = torch.cat(list(images.values())).split(_EXTRACTED)
+    pooled = extract(extractor, together).pooled
+    return dict(zip(images, pooled.split([len(own) for own in images.values()]), strict=True))
+
+
 def best_steps(distances: Mapping[int, float]) -> int:
     """The step count with the least distance; of equals, the smallest."""
     return min(distances, key=lambda steps: (distances[steps], steps))
@@ -145,8 +153,8 @@ class FrechetCurve:
         moments = {steps: FeatureMoments() for steps in sampler.candidates}
         numbers = range(rank, sampler.num_batches(num), world_size)
         for _, images in sampler.batches("selection", num, sampler.candidates, numbers):
-            for steps, pixels in images.items():
-                moments[steps].add(extract(self.extractor, [pixels]).pooled)
+            for steps, pooled in features_at(self.extractor, images).items():
+                moments[steps].add(pooled)
         for own in moments.values():
             reduce(own)
         return {steps: frechet_distance(own.statistics(), self.statistics) for steps, own in moments.items()}
