@@ -5,11 +5,11 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 def cause(error: BaseException) -> str:
     """The innermost exception's type and first line, without tracebacks."""
-    error = _innermost(error)
+    error = innermost(error)
     if isinstance(error, OutOfMemoryError):
         return "out of memory: Ray ended the process; use a smaller batch or fewer workers"
     if isinstance(error, WorkerCrashedError):
-        return "its process died unexpectedly (killed, or out of memory)"
+        return "its process died (killed, out of memory, or no step for compute.stall_timeout seconds)"
     if type(error).__name__ == "WorkerHealthCheckFailedError":
         return (
             "a training worker died, or made no step for compute.stall_timeout seconds, more often than "
@@ -19,7 +19,8 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _innermost(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
+    """What was raised in the process where it began."""
     while True:
         inner: BaseException | None = None
         if isinstance(error, RayTaskError):

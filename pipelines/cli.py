@@ -245,8 +245,8 @@ def _connect(stack: ExitStack, recipe: Recipe, options: Options) -> None:
     """Imports Ray only now that there is something to run."""
     from pipelines import cluster
 
-    local = local_resources(recipe.settings)
-    session = cluster.session(options.ray_address, int(local["CPU"]), int(local.get("GPU", 0)))
+    local, threads = local_resources(recipe.settings), recipe.settings.compute.cpus_per_worker
+    session = cluster.session(options.ray_address, int(local["CPU"]), int(local.get("GPU", 0)), threads)
     if problems := check_resources(recipe.settings, stack.enter_context(session), "the cluster"):
         raise BadInput(problems)
 

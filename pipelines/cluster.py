@@ -12,9 +12,12 @@ from pipelines.problems import BadInput, Problem
 
 
 @contextmanager
-def session(address: str | None, num_cpus: int, num_gpus: int | None) -> Iterator[dict[str, float]]:
+def session(
+    address: str | None, num_cpus: int, num_gpus: int | None, threads: int
+) -> Iterator[dict[str, float]]:
     """Joins the cluster at `address`, or starts one on this machine, on 127.0.0.1 only.
 
+    threads: of torch in every process there; sums of float32 depend on it.
     Yields the cluster's resources; on leaving, a cluster started here ends. Raises BadInput when there is
     no cluster at the address.
     """
@@ -25,7 +28,11 @@ def session(address: str | None, num_cpus: int, num_gpus: int | None) -> Iterato
         "runtime_env": {
             "py_modules": [str(ROOT / package) for package in PACKAGES],
             "excludes": ["**/__pycache__"],
-            "env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"},
+            "env_vars": {
+                "OMP_NUM_THREADS": str(threads),
+                "OMP_WAIT_POLICY": "PASSIVE",
+                "PYTHONWARNINGS": "ignore",
+            },
         },
     }
     if address:

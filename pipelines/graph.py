@@ -91,7 +91,7 @@ def build_graph(settings: Settings) -> dict[str, Node]:
             ),
             ("torch", "torchvision", "torch-fidelity"),
         ),
-        _train("train_stage1", {"data": "preprocess"}, ("stage1", "model")),
+        _train(settings, "train_stage1", {"data": "preprocess"}, ("stage1", "model")),
         _stage2(settings),
         *_measured("train_stage2", part="", prefix="", settings=settings),
     ]
@@ -124,9 +124,9 @@ def _ordered(graph: Mapping[str, Node]) -> list[str]:
     return sorted(graph, key=lambda name: (STAGES.index(graph[name].stage), ranks[name]))
 
 
-def _train(stage: str, needs: dict[str, str], reads: tuple[str, ...]) -> Node:
-    reads = ("seed", *reads, "compute")
-    return Node(stage, needs, reads, ("torch", "torchvision", "ray"), has_workers=True)
+def _train(settings: Settings, stage: str, needs: dict[str, str], reads: tuple[str, ...]) -> Node:
+    reads, has_workers = ("seed", *reads, "compute"), settings.compute.num_workers > 1
+    return Node(stage, needs, reads, ("torch", "torchvision", "ray"), has_workers=has_workers)
 
 
 def _stage2(settings: Settings) -> Node:
@@ -139,11 +139,11 @@ def _stage2(settings: Settings) -> Node:
         reads += (*(f"sample.{field}" for field in fields), *_FEATURES)
         libraries = ("torch", "torchvision", "ray", "torch-fidelity")
         return replace(
-            _train("train_stage2", needs, reads),
+            _train(settings, "train_stage2", needs, reads),
             also_runs=("pipelines.stages.selection",),
             libraries=libraries,
         )
-    return _train("train_stage2", needs, reads)
+    return _train(settings, "train_stage2", needs, reads)
 
 
 def _measured(trained: str, *, part: str, prefix: str, settings: Settings) -> list[Node]:

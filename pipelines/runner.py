@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -10,8 +11,9 @@ from traceback import format_exception
 from typing import Any
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from pipelines.causes import cause
+from pipelines.causes import cause, innermost
 from pipelines.channel import open_mailbox
 from pipelines.execute import Task, execute
 from pipelines.graph import Node, stage_needs
@@ -52,6 +54,8 @@ class Runner:
         self.before: dict[str, Any] = {}  # what artifacts that are being made again held
         self.changed: set[str] = set()
         self.running: dict[Any, str] = {}
+        self.tasks: dict[str, Task] = {}
+        self.restarts: Counter[str] = Counter()
         self.mailbox: Any = None
         self.stop_deadline = float("inf")
 
@@ -130,11 +134,12 @@ class Runner:
             self.recorder.node_starts(node),
             self.recorder.provenance,
         )
-        self.running[self._submit(node, task)] = node.name
+        self.tasks[node.name] = task
+        self.running[self._submit(task)] = node.name
 
-    def _submit(self, node: Node, task: Task) -> Any:
+    def _submit(self, task: Task) -> Any:
         """Nodes with workers hold no CPU themselves: their workers do."""
-        compute = self.plan.settings.compute
+        node, compute = task.node, self.plan.settings.compute
         num_cpus = 0 if node.has_workers else compute.cpus_per_worker
         options: dict[str, Any] = {"num_cpus": num_cpus, "max_retries": 0, "name": node.name}
         if not node.has_workers and compute.gpus_per_worker:
@@ -160,7 +165,10 @@ class Runner:
         try:
             manifest = ray.get(reference)
         except ray.exceptions.RayError as error:
-            self._fail(name, cause(error), "".join(format_exception(error)))
+            if self._may_restart(step.node, error):
+                self._restart(name, cause(error))
+            else:
+                self._fail(name, cause(error), "".join(format_exception(error)))
             return
         if "interrupted" in manifest:
             self._settle(name, "skipped", manifest["interrupted"])
@@ -175,6 +183,22 @@ class Runner:
         self.terminal.rejected(manifest.get("rejected", []))
         self.terminal.identical(manifest.get("identical", []), manifest.get("num_identical", 0))
         self._settle(name, "resumed" if step.action == "resume" else "ran", self.outcome.reason[name])
+
+    def _may_restart(self, node: Node, error: ray.exceptions.RayError) -> bool:
+        """True for training in its node's process (Ray Train restarts workers); not to diverge again."""
+        lost = isinstance(error, (RayTaskError, WorkerCrashedError, OutOfMemoryError))
+        alone = node.stage.startswith("train_") and not node.has_workers
+        left = self.restarts[node.name] < self.plan.settings.compute.max_restarts
+        diverged = isinstance(innermost(error), FloatingPointError)
+        return alone and lost and left and not diverged and not self.stop.count
+
+    def _restart(self, name: str, reason: str) -> None:
+        self.restarts[name] += 1
+        number, most = self.restarts[name], self.plan.settings.compute.max_restarts
+        self.terminal.say(
+            f"{name}: {reason}; going on from its last checkpoint (restart {number} of {most})", "yellow"
+        )
+        self.running[self._submit(self.tasks[name])] = name
 
     def _fail(self, name: str, reason: str, traceback: str = "") -> None:
         step = self.plan.steps[name]

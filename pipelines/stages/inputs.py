@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import ray
 import torch
 from torch import Tensor
 
@@ -81,5 +82,6 @@ def as_float(images: Tensor, device: torch.device) -> Tensor:
 
 
 def pick_device() -> torch.device:
-    """The GPU that Ray gave this process, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU that Ray gave this process, else the CPU; where there is no Ray, any GPU."""
+    given = bool(ray.get_gpu_ids()) if ray.is_initialized() else True
+    return torch.device("cuda" if given and torch.cuda.is_available() else "cpu")

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import ray.train.torch
 import torch
 
 from atjem.adversarial import AdversarialTraining
@@ -14,7 +13,7 @@ from data.batches import Stream
 from data.rng import stream_seed
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, model_spec
-from pipelines.stages.training import Batches, fit, make_attack, share, train
+from pipelines.stages.training import Batches, fit, make_attack, share, train, worker_device
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def _start(context: StageContext) -> JointEnergyModel:
 
 
 def _batches(context: StageContext) -> Batches:
-    settings, stage, device = context.settings, context.settings.stage1, ray.train.torch.get_device()
+    settings, stage, device = context.settings, context.settings.stage1, worker_device()
     images, labels = labelled_images(context.inputs["data"], "train", settings.compute.cpus_per_worker)
     stream = Stream.of(
         images,

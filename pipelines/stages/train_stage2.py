@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import ray.train.torch
 import torch
 
 from atjem.adversarial import AdversarialTraining, DualAdversarialTraining
@@ -17,7 +16,7 @@ from data.images import Images
 from data.rng import stream_seed
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, seed_images
-from pipelines.stages.training import Batches, fit, make_attack, share, train
+from pipelines.stages.training import Batches, fit, make_attack, share, train, worker_device
 
 if TYPE_CHECKING:
     from pipelines.settings import Stage2
@@ -90,13 +89,13 @@ def _stream(context: StageContext, name: str, images: Images, augment: str) -> S
         batch_size=stage.batch_size,
         augment=augment,
         part=share(stage),
-        device=ray.train.torch.get_device(),
+        device=worker_device(),
     )
 
 
 def _batches(context: StageContext) -> Batches:
     settings, stage, data = context.settings, context.settings.stage2, context.inputs["data"]
-    readers, device = settings.compute.cpus_per_worker, ray.train.torch.get_device()
+    readers, device = settings.compute.cpus_per_worker, worker_device()
     images, labels = labelled_images(data, "train", readers)
     seeds = seed_images(
         data,

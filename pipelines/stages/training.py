@@ -33,6 +33,7 @@ from data.stream import Ahead, rank_slice
 from pipelines.checkpoints import new_checkpoint, sound_checkpoint
 from pipelines.context import Interrupted, StageContext
 from pipelines.files import read_json, write_json
+from pipelines.stages.inputs import pick_device
 
 if TYPE_CHECKING:
     from pipelines.settings import Attack, Compute, Stage
@@ -56,6 +57,7 @@ def fit(
 ) -> dict[str, Any]:
     """Runs `worker({"context": context})` on every Ray Train worker, then publishes the last checkpoint.
 
+    A worker alone runs in this process: two others need not start first, which takes longer than many a run.
     Raises Interrupted when the workers stopped early on request, FloatingPointError when the training
     diverged; with `may_diverge`, that is recorded as the outcome of its last sound checkpoint.
     """
@@ -66,7 +68,7 @@ def fit(
         worker,
         train_loop_config={"context": context},
         scaling_config=ScalingConfig(
-            num_workers=compute.num_workers,
+            num_workers=compute.num_workers if compute.num_workers > 1 else 0,
             use_gpu=compute.gpus_per_worker > 0,
             resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
         ),
@@ -79,6 +81,12 @@ def fit(
     trainer.fit()
     shutil.rmtree(context.folder / _RAY_FOLDER, ignore_errors=True)
     return _publish(context, stage.steps, may_diverge=may_diverge)
+
+
+def worker_device() -> torch.device:
+    """The one that Ray gave this worker."""
+    alone = ray.train.get_context().get_world_size() == 1
+    return pick_device() if alone else ray.train.torch.get_device()
 
 
 def make_attack(attack: "Attack") -> ClassifierAttack:
@@ -101,8 +109,7 @@ def train(
     chooser: "BestModel | None" = None,
 ) -> None:
     """The loop on one worker, from the last sound checkpoint to `stage.steps` or a request to stop."""
-    compute, device = context.settings.compute, ray.train.torch.get_device()
-    torch.set_num_threads(compute.cpus_per_worker)
+    compute, device = context.settings.compute, worker_device()
     learner = _make_learner(stage, model.to(device), objective, curriculum, compute)
     context.checkpoints.mkdir(parents=True, exist_ok=True)
     (context.checkpoints / DIVERGED_FILE).unlink(missing_ok=True)
