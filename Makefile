@@ -26,14 +26,14 @@ help:  ## Show this list
 demo: .venv/.installed  ## Install, run the digits recipe, print its metrics
 	$(BIN)/python pipelines/run.py --pipeline digits
 
-# Two Ray clusters on one host disturb each other, so only the rooms without Ray are tested two at a time.
+# Two Ray clusters on one host disturb each other, so only tests without one run two at a time.
 test: .venv/.installed-test lint  ## Lint and run the suite that CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not faults and not gpu" -n 2 tests/atjem tests/data
-	$(BIN)/python -m pytest -m "not faults and not gpu" --ignore tests/atjem --ignore tests/data
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not gpu" -n 2
+	$(BIN)/python -m pytest -m "ray and not faults and not gpu"
 
 test-all: .venv/.installed-test lint  ## The suite with the fault tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/atjem tests/data
-	$(BIN)/python -m pytest --ignore tests/atjem --ignore tests/data
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" -n 2
+	$(BIN)/python -m pytest -m ray
 
 lint: .venv/.installed-test  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check .

@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The digits recipe, small enough to run whole in about a minute.
+# The digits recipe, small enough to run whole in about a minute. AutoAttack takes another.
 REDUCED = {
     "stage1.steps": 30,
     "stage1.checkpoint_every": 10,
@@ -21,6 +21,7 @@ REDUCED = {
     "sample.step_candidates": "[2,4]",
     "sample.batch_size": 20,
     "evaluate.extractor_steps": 40,
+    "evaluate.robust.attack": "pgd",
     "evaluate.robust.num_images": 4,
     "evaluate.ood.num_images": 50,
     "evaluate.counterfactual.num_images": 64,

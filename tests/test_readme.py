@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 # A reader's shell, also when `make test` runs this.
 SHELL = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 # Settings that a reader would not give: they make a run of minutes or hours one of seconds.
-SMALLER = REDUCED | {"stage2.objective": "dat"}
+SMALLER = REDUCED | {"evaluate.robust.attack": "autoattack"}
 OWN = {
     "model.arch": "wrn-10-1",
     "stage1.steps": 2,

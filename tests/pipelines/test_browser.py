@@ -171,9 +171,7 @@ def test_mlflow_shows_a_run_with_its_samples(runs, mlflow_ui, chromium, pictures
     page.click("Show more")
     page.wait_for_text("Show less")
     metrics = page.text.partition("Metrics (")[2]
-    assert (
-        metrics.index("clean_accuracy") < metrics.index("robust_accuracy") < metrics.index("num_train_images")
-    )
+    assert metrics.index("clean_accuracy") < metrics.index("pgd_accuracy") < metrics.index("num_train_images")
     _only_this_machine(page, mlflow_ui)
     _take(page, pictures / "mlflow-run.png")
 

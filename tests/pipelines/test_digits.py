@@ -37,6 +37,10 @@ CONTRACT_METRICS = {
 }
 
 
+def _arguments(workdir: Path, **changed: object) -> list[str]:
+    return reduced_arguments(workdir, evaluate__robust__attack="autoattack", **changed)
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
@@ -44,14 +48,14 @@ def workdir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(pipeline, workdir):
-    result = pipeline(*reduced_arguments(workdir), "--json")
+    result = pipeline(*_arguments(workdir), "--json")
     assert result.code == 0, result.err
     return result
 
 
 @pytest.fixture(scope="module")
 def second(pipeline, workdir, first):
-    return pipeline(*reduced_arguments(workdir), "--json")
+    return pipeline(*_arguments(workdir), "--json")
 
 
 @pytest.fixture(scope="module")
@@ -98,15 +102,15 @@ def test_second_run_reuses_everything_and_starts_no_ray(first, second):
 
 
 def test_plan_and_status_after_a_run(pipeline, workdir, first):
-    plan = pipeline(*reduced_arguments(workdir), "--plan", "--json").json
+    plan = pipeline(*_arguments(workdir), "--plan", "--json").json
     assert {stage["status"] for stage in plan["stages"]} == {"cached"}
-    changed = pipeline(*reduced_arguments(workdir, sample__step_size=0.1), "--plan", "--json").json
+    changed = pipeline(*_arguments(workdir, sample__step_size=0.1), "--plan", "--json").json
     statuses = {stage["name"]: stage for stage in changed["stages"]}
     assert statuses["train_stage2"]["status"] == "cached"
     assert statuses["sample"]["status"] == "run"
     assert statuses["sample"]["reason"] == "changed setting: sample.step_size"
     assert statuses["evaluate_classifier"]["status"] == "cached"
-    assert pipeline(*reduced_arguments(workdir), "--status", "--json").json["status"] == "done"
+    assert pipeline(*_arguments(workdir), "--status", "--json").json["status"] == "done"
 
 
 def test_mlflow_tree(client, first, second):
@@ -185,13 +189,13 @@ def test_artifacts_hold_shards_and_manifests(first):
 
 
 def test_nothing_is_written_beside_the_workdir(pipeline, workdir, first, tmp_path):
-    result = pipeline(*reduced_arguments(workdir), cwd=tmp_path)
+    result = pipeline(*_arguments(workdir), cwd=tmp_path)
     assert result.code == 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_forced_stage_runs_again_and_changes_nothing_else(pipeline, workdir, second):
-    result = pipeline(*reduced_arguments(workdir), "--force", "evaluate_fidelity", "--json")
+    result = pipeline(*_arguments(workdir), "--force", "evaluate_fidelity", "--json")
     statuses = {stage["name"]: stage["status"] for stage in result.json["stages"]}
     assert statuses.pop("evaluate_fidelity") == "ran"
     assert set(statuses.values()) == {"cached"}
@@ -205,7 +209,7 @@ def test_other_objectives_are_one_setting_and_share_stage1(objective, pipeline, 
         "stage2__sgld__buffer_size": 100,
         "stage2__optimizer__lr": 1e-3,
     }
-    result = pipeline(*reduced_arguments(workdir, **changed), "--until", "train_stage2", "--json")
+    result = pipeline(*_arguments(workdir, **changed), "--until", "train_stage2", "--json")
     assert result.code == 0, result.err
     stages = {stage["name"]: stage for stage in result.json["stages"]}
     assert stages["train_stage1"]["status"] == "cached"
@@ -221,7 +225,7 @@ def test_damaged_artifact_is_made_again(pipeline, workdir, first):
     shard = stages["sample"] / "samples-00000.tar"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
-    result = pipeline(*reduced_arguments(workdir), "--json")
+    result = pipeline(*_arguments(workdir), "--json")
     assert {s["name"]: s["status"] for s in result.json["stages"]}["sample"] == "ran"
     assert shard.read_bytes() == whole
 

@@ -216,6 +216,7 @@ def test_tracking_store_that_is_no_database(pipeline, tmp_path, kind):
     assert result.errors[0].startswith("error: --tracking-uri: ")
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
 def test_signal_before_any_stage_ends_with_130(tmp_path, sign):
     """Also when it comes while Ray starts; Ctrl-C also twice."""
