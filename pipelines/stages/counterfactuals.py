@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atjem.counterfactuals import counterfactual
 from atjem.fidelity import Features, class_frechet_distance, extract
@@ -51,7 +51,10 @@ def run(context: StageContext) -> dict[str, Any]:
     settings, device = context.settings.evaluate.counterfactual, pick_device()
     network = load_network(context.inputs["model"], device)
     chosen = _choose(context, network.spec.num_classes)
-    by_eps = {eps: _change(context, network, chosen, eps, device) for eps in _budgets(settings.eps)}
+    extractor = open_extractor(
+        context.inputs["reference"], context.settings.evaluate.inception_weights, device
+    )
+    by_eps = {eps: _change(context, network, extractor, chosen, eps) for eps in _budgets(settings.eps)}
     figures = {eps: _figures(context, changed, chosen.targets) for eps, changed in by_eps.items()}
     metrics = {f"counterfactual_{name}": value for name, value in figures[settings.eps].items()}
     absent = {}
@@ -93,12 +96,10 @@ def _choose(context: StageContext, num_classes: int) -> Chosen:
 
 
 def _change(
-    context: StageContext, network: JointEnergyModel, chosen: Chosen, eps: float, device: torch.device
+    context: StageContext, network: JointEnergyModel, extractor: nn.Module, chosen: Chosen, eps: float
 ) -> dict[str, Tensor]:
     """What becomes of the images within one budget. Batches that are finished already are read."""
-    extractor = open_extractor(
-        context.inputs["reference"], context.settings.evaluate.inception_weights, device
-    )
+    device = next(network.parameters()).device
     files = [context.checkpoints / _KEPT / f"{eps:g}-{n:05d}.safetensors" for n in range(chosen.num_batches)]
     for number, file in enumerate(files):
         if not is_readable(file):

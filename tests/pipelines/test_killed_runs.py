@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -115,6 +116,19 @@ def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_p
     (stage_run,) = [run for run in runs if run.data.tags.get("atjem.stage") == "train_stage2"]
     steps = [point.step for point in client.get_metric_history(stage_run.info.run_id, "loss")]
     assert steps == list(range(5, 401, 5))
+
+
+def test_lost_training_goes_on_by_itself(uninterrupted, tmp_path):
+    """SIGKILL of the process that trains, in the middle of a step."""
+    log = tmp_path / "log"
+    process = _start([*reduced_arguments(tmp_path / "runs", **STEPS), "--until", "train_stage2"], log)
+    _wait_for_step(tmp_path / "runs", 40, process, log)
+    family = psutil.Process(process.pid).children(recursive=True)
+    (training,) = [member for member in family if "ray::train_stage2" in " ".join(member.cmdline())]
+    training.kill()
+    assert process.wait(timeout=300) == 0, log.read_text()
+    assert "going on from its last checkpoint (restart 1 of 2)" in log.read_text()
+    assert _weights(tmp_path / "runs") == uninterrupted
 
 
 def test_killed_sampling_and_autoattack_go_on_with_what_is_missing(pipeline, tmp_path):
