@@ -1,7 +1,12 @@
 """Means and covariances of Inception features on disk, in the `.npz` layout of pytorch-fid and of ADM."""
 
+import lzma
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +14,12 @@ from atjem.fidelity import Statistics
 
 IMPLEMENTATION = "torch-fidelity"  # whose resize and network the features here come from
 _FEATURES = 2048
+_READ = ("mu", "sigma", "implementation")
+_UNREADABLE = (  # what numpy, zip, its compressions and the text of a header may raise when damaged
+    ValueError, OSError, EOFError, TypeError, AttributeError, RuntimeError, SyntaxError, MemoryError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, KeyError, struct.error,
+)  # fmt: skip
+_ROUNDING = 1e-6  # of the largest variance
 _SPATIAL = ("mu_s", "sigma_s")  # only guided-diffusion's evaluator writes them
 
 
@@ -23,15 +34,15 @@ def read_statistics(path: Path) -> tuple[Statistics, str | None]:
 
     Raises ValueError for a file that holds no mean (D,) and covariance (D, D) of finite numbers.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            names = set(stored.files)
-            if not {"mu", "sigma"} <= names:
-                raise ValueError(f"holds {', '.join(sorted(names)) or 'nothing'}, not mu and sigma")
-            mu, sigma = stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64)
-            told = str(stored["implementation"]) if "implementation" in names else None
-    except (zipfile.BadZipFile, EOFError, OSError, AttributeError, TypeError) as error:
-        raise ValueError(f"is not an .npz file ({error})") from None
+    stored = _stored(path)
+    names = set(stored)
+    if not {"mu", "sigma"} <= names:
+        raise ValueError(f"holds {', '.join(sorted(names)) or 'nothing'}, not mu and sigma")
+    mu, sigma = stored["mu"], stored["sigma"]
+    if mu.dtype.kind not in "fiu" or sigma.dtype.kind not in "fiu":
+        raise ValueError(f"mu is {mu.dtype} and sigma {sigma.dtype}; they must be real numbers")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    told = str(stored["implementation"]) if "implementation" in names else None
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(f"mu is {mu.shape} and sigma {sigma.shape}; they must be (D,) and (D, D)")
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
@@ -41,6 +52,26 @@ def read_statistics(path: Path) -> tuple[Statistics, str | None]:
     if told is None and names & set(_SPATIAL):
         told = "guided-diffusion"
     return Statistics(mu, sigma), told
+
+
+def _stored(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The file's arrays; a damaged one may make numpy raise what its format, zip or zlib raise."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            wanted = [name for name in stored.files if name in _READ]
+            return dict.fromkeys(stored.files, np.empty(0)) | {name: stored[name] for name in wanted}
+    except _UNREADABLE as error:
+        raise ValueError(f"is not an .npz file of numbers ({error})") from None
+
+
+def _is_covariance(sigma: np.ndarray[Any, Any]) -> bool:
+    """No variance below zero in any direction, but for rounding."""
+    slack = _ROUNDING * max(np.diag(sigma).max(initial=0.0), np.finfo(np.float64).tiny)
+    try:
+        np.linalg.cholesky(sigma + slack * np.eye(len(sigma)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def unusable_reference(path: Path, declared: str | None) -> str:
@@ -64,4 +95,6 @@ def unusable_reference(path: Path, declared: str | None) -> str:
         return f"{made_by} made it, whose features are others than {IMPLEMENTATION}'s here"
     if len(statistics.mu) != _FEATURES:
         return f"has {len(statistics.mu)} features; Inception's are {_FEATURES}"
+    if not _is_covariance(statistics.sigma):
+        return "its sigma has variances below zero, so it is no covariance"
     return ""

@@ -81,7 +81,10 @@ class Dataset:
         """Raises ValueError where the file describes no shards."""
         folder = as_folder(place)
         try:
-            return Dataset(**json.loads(folder.read(DATASET_FILE)))
+            dataset = Dataset(**json.loads(folder.read(DATASET_FILE)))
+            if not all(isinstance(num, int) for num in dict(dataset.counts).values()):
+                raise ValueError("counts are no numbers of images by split")
+            return dataset
         except FileNotFoundError:
             missing = f"{folder.shown} holds no finished shards; prepare some by data.prepare"
             raise FileNotFoundError(missing) from None

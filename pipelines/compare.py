@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.comparison import Comparison, compared, counted, gathered, ordered_metrics, repeats
+from pipelines.comparison import Comparison, compared, counted, gathered, ordered_metrics, repeats, unlike
 from pipelines.problems import BadInput, Problem
 from pipelines.run_archive import PastRun, find_runs, store_address
 from pipelines.terminal import Terminal
@@ -82,6 +82,8 @@ def _notes(comparison: Comparison, labels: Sequence[str]) -> Iterator[str]:
         for again in repeats(column.runs):
             listed = ", ".join(run.run_id[:8] for run in again)
             yield f"{label}: {listed} repeat one configuration, its seed {again[0].seed} too"
+        for what, values in unlike(column.runs).items():
+            yield f"{label}: its runs were made by {what} {', '.join(values)}, not by seed alone"
     runs = [run for column in comparison.columns for run in column.runs]
     for told, (names, _) in gathered(comparison.allowed, runs).items():
         yield f"{', '.join(names)}: {told}; --allow lets it be"

@@ -40,9 +40,18 @@ def check_settings(settings: Settings) -> list[Problem]:
         _check_reference,
         _check_augment,
         _check_buffer,
+        _check_choice,
     ]
     problems = [problem for check in checks for problem in check(settings)]
     return problems + list(_check_images(settings)) + list(_check_seeds(settings))
+
+
+def _check_choice(settings: Settings) -> Iterator[Problem]:
+    if settings.stage2.select == "best_frechet" and settings.sample.seeds == "test":
+        allowed = (
+            "stage2.select: best_frechet measures against the test images; use ood, or stage2.select: last"
+        )
+        yield Problem("sample.seeds", "'test'", allowed)
 
 
 def check_place(workdir: Path, settings: Settings) -> list[Problem]:

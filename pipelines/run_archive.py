@@ -176,7 +176,8 @@ def _protocols(archive: "Archive", run_id: str) -> dict[str, dict[str, Any]] | N
             found = json.loads(path.read_text(encoding="utf-8"), parse_constant=str) if path else None
         except ValueError:
             return None
-    return found if isinstance(found, dict) else None
+    sound = isinstance(found, dict) and all(isinstance(protocol, dict) for protocol in found.values())
+    return found if sound else None
 
 
 def _unreadable(path: Path) -> str:

@@ -221,6 +221,11 @@ class Sample(Section):
         5, description="samples, at most a batch, whose way from the seed is shown step by step"
     )
 
+    @field_validator("step_candidates")
+    @classmethod
+    def _ascending(cls, candidates: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(candidates)))
+
 
 class Robust(Section):
     norm: Norm = "L2"

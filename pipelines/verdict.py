@@ -24,6 +24,11 @@ def warnings(metrics: Mapping[str, float]) -> Iterator[str]:
     distance, first = metrics.get("frechet_distance"), metrics.get("stage1_frechet_distance")
     if distance is not None and first is not None and distance >= _CLOSER * first:
         yield "stage 2's samples are hardly closer to the images than stage 1's: train it longer"
+    if metrics.get("repeated_samples"):
+        yield (
+            f"{int(metrics['repeated_samples'])} samples repeat others exactly, which makes figures worse: "
+            "seeds times classes are fewer; lower sample.num_samples, or give more seeds"
+        )
     if metrics.get("robust_gate") == 0:
         yield "robust_accuracy is not to be believed: masked gradients (the report shows the signs)"
     if metrics.get("robust_accuracy") == 0:

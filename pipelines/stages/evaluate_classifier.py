@@ -27,7 +27,7 @@ from data.rng import stream_seed
 from data.shards import Dataset
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, pick_device, read_dataset, seed_images
-from pipelines.stages.robust import measure_robustness
+from pipelines.stages.robust import Indices, measure_robustness
 from pipelines.stages.tensors import ENERGIES_FILE, save_tensors
 
 _BATCH = 250
@@ -38,7 +38,7 @@ def run(context: StageContext) -> dict[str, Any]:
     settings, device = context.settings, pick_device()
     model = load(context.inputs["model"]).to(device)
     images, labels = labelled_images(context.inputs["data"], "test")
-    logits = _logits(model, images, len(images), device)
+    logits = _logits(model, images, np.arange(len(images)), device)
     seeds = seed_images(
         context.inputs["data"],
         settings.data.ood,
@@ -55,7 +55,7 @@ def run(context: StageContext) -> dict[str, Any]:
     robust = measure_robustness(context, model, images, labels, device)
     constants = {"data.seed": settings.data.seed, "bins": NUM_BINS}
     protocols = dict.fromkeys(calibrated, tested | constants)
-    protocols |= {name: tested | _ood_protocol(context, seeds) for name in told}
+    protocols |= {name: tested | _ood_protocol(context, seeds, name) for name in told}
     protocols |= {name: tested | protocol for name, protocol in robust.protocols.items()}
     points = [{"step": round(1000 * p["eps"]), "pgd_accuracy_by_eps": p["accuracy"]} for p in robust.curve]
     return {
@@ -69,15 +69,20 @@ def run(context: StageContext) -> dict[str, Any]:
     }
 
 
-def _ood_protocol(context: StageContext, seeds: Images) -> dict[str, Any]:
+def _ood_protocol(context: StageContext, seeds: Images, name: str) -> dict[str, Any]:
+    """What one figure depends on: the attack only where seeds climb, seeds only where there are some."""
     settings, files = context.settings, context.inputs["data"] / "seeds"
-    return {
+    own = settings.evaluate.ood
+    if name == "energy_real":
+        return {}
+    protocol: dict[str, Any] = {
         "ood": Dataset.read(files).sha256 if files.is_dir() else settings.data.ood,
-        "ood.num": min(settings.evaluate.ood.num_images, len(seeds)),
-        "ood.attack": f"L2 {settings.evaluate.ood.eps:g}, {settings.evaluate.ood.steps} steps of "
-        f"{settings.evaluate.ood.step_size:g}",
+        "ood.num": min(own.num_images, len(seeds)),
         "data.seed": settings.data.seed,
     }
+    if "adversarial" in name:
+        protocol["ood.attack"] = f"L2 {own.eps:g}, {own.steps} steps of {own.step_size:g}"
+    return protocol
 
 
 def _calibration(seed: int, logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -101,14 +106,15 @@ def _out_of_distribution(
     Each score is attacked by climbing itself (Augustin et al. 2020). Returns figures, and the energies of
     images, seeds and seeds that climbed the energy's score.
     """
-    settings = context.settings.evaluate.ood
-    num = min(settings.num_images, len(seeds))
+    settings, seed = context.settings.evaluate.ood, context.settings.data.seed
+    rng = np.random.Generator(np.random.Philox(key=[stream_seed(seed, "evaluate/ood/subset"), 0]))
+    subset = np.sort(rng.permutation(len(seeds))[: settings.num_images])
     attack = partial(
         pgd, model, ball=make_ball("L2", settings.eps), step_size=settings.step_size, num_steps=settings.steps
     )
-    clean, metrics = _logits(model, seeds, num, device), {}
+    clean, metrics = _logits(model, seeds, subset, device), {}
     for suffix, score, objective in (("", _negative_energy, marginal), ("_softmax", _confidence, confidence)):
-        adversarial = _logits(model, seeds, num, device, partial(_climbed, attack, objective))
+        adversarial = _logits(model, seeds, subset, device, partial(_climbed, attack, objective))
         real, told = score(logits), score(clean)
         metrics[f"ood_auroc{suffix}"] = auroc(real, told).item()
         metrics[f"ood_fpr95{suffix}"] = fpr95(real, told).item()
@@ -133,12 +139,12 @@ def _climbed(attack: Callable[..., Tensor], objective: Objective, x: Tensor) -> 
 def _logits(
     model: JointEnergyModel,
     images: Images,
-    num: int,
+    indices: Indices,
     device: torch.device,
     change: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
-    """Of the first `num` images, each batch changed before."""
-    batches = (range(start, min(start + _BATCH, num)) for start in range(0, num, _BATCH))
+    """Of these images, each batch changed before."""
+    batches = (indices[start : start + _BATCH] for start in range(0, len(indices), _BATCH))
     return torch.cat([model(change(as_float(images.get(batch), device))).cpu() for batch in batches])
 
 

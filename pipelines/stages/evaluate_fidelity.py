@@ -11,7 +11,7 @@ from pipelines.files import read_json
 from pipelines.stages.reference import read_protocol, read_reference
 from pipelines.stages.tensors import read_tensors
 
-_NEAR = ("kid_", "prc_", "reference.num_features")  # parts of the protocol that need each image's features
+_NEAR = ("kid_", "prc_", "reference.features_")  # parts of the protocol that need each image's features
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _depends(samples: Path, reference: Path) -> dict[str, Any]:
 def _of_metric(name: str, depends: Mapping[str, Any]) -> dict[str, Any]:
     """What one metric depends on: scores of classes know no reference, distances of moments no neighbours."""
     near = {"kernel_distance": ("kid_",), "feature_precision": ("prc_",), "feature_recall": ("prc_",)}
-    own = (*near.get(name, ()), "reference.num_features") if name in near else ()
+    own = (*near.get(name, ()), "reference.features_") if name in near else ()
     left_out = [part for part in (*_NEAR, "isc_") if part not in own]
     if name.startswith("class_score"):
         left_out = [*_NEAR, "reference."]

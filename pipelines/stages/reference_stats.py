@@ -1,5 +1,6 @@
 """What samples are compared with: features of the training images, and the extractor that makes them."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,23 +70,24 @@ def run(context: StageContext) -> dict[str, Any]:
 
 def _of_training_images(context: StageContext, extractor: nn.Module) -> tuple[Statistics, dict[str, Any]]:
     dataset = read_dataset(context.inputs["data"])
-    statistics, kept = _measure(context, extractor, "train", num_kept=_KEPT_IMAGES)
-    write_kept(context.folder, *kept)
-    counted = {"num_images": dataset.counts["train"], "num_features": len(kept[1])}
-    return statistics, {"source": "training images", "sha256": dataset.sha256, **counted}
+    statistics, (features, labels, chosen) = _measure(context, extractor, "train", num_kept=_KEPT_IMAGES)
+    write_kept(context.folder, features, labels)
+    counted = {"num_images": dataset.counts["train"], "features_num": len(labels)}
+    kept = {**counted, "features_sha256": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()}
+    return statistics, {"source": "training images", "sha256": dataset.sha256, **kept}
 
 
 def _imported(context: StageContext, path: Path) -> tuple[Statistics, dict[str, Any]]:
     """Raises ValueError for statistics that these features cannot be compared with."""
     if reason := unusable_reference(path, context.settings.evaluate.reference_implementation):
         raise ValueError(f"evaluate.reference_statistics: {path}: {reason}")
-    return read_statistics(path)[0], {"source": "imported", "sha256": file_digest(path), "num_features": 0}
+    return read_statistics(path)[0], {"source": "imported", "sha256": file_digest(path), "features_num": 0}
 
 
 def _measure(
     context: StageContext, extractor: nn.Module, split: str, *, num_kept: int
-) -> tuple[Statistics, tuple[Features, Tensor]]:
-    """Statistics of a split's images; features and labels of a seeded choice of them, in their order."""
+) -> tuple[Statistics, tuple[Features, Tensor, Tensor]]:
+    """Statistics of a split's images; features and labels of a seeded choice of them, and which these are."""
     images, labels = labelled_images(context.inputs["data"], split)
     rng = np.random.Generator(
         np.random.Philox(key=[stream_seed(context.settings.data.seed, "reference/kept"), 0])
@@ -99,7 +101,7 @@ def _measure(
         kept.append(Features(features.pooled[mask], features.logits[mask]))
         done += len(batch)
         context.report.progress(done, len(images), f"{split} images")
-    return moments.statistics(), (Features.cat(kept), labels[chosen])
+    return moments.statistics(), (Features.cat(kept), labels[chosen], chosen)
 
 
 def uint8_batches(images: Images) -> Iterator[Tensor]:

@@ -1,19 +1,17 @@
 """Class-balanced samples from held-out seeds, as 8-bit WebDataset shards with their features."""
 
 import os
-import platform
 import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from atjem.fidelity import FeatureMoments, frechet_distance
 from data.images import ShardImages
 from data.shards import MANIFEST_FILE, Dataset, ManifestWriter
 from pipelines.context import StageContext
-from pipelines.stages.inputs import pick_device, read_dataset
+from pipelines.stages.inputs import read_dataset
 from pipelines.stages.pictures import draw_frames, draw_grid, draw_movie, grid_places
 from pipelines.stages.reference import read_protocol, read_reference
 from pipelines.stages.sample_parts import Makers, Parts
@@ -29,21 +27,25 @@ def run(context: StageContext) -> dict[str, Any]:
     """Artifact: shards `samples-*.tar` with their manifest, features and energies beside each; pictures."""
     settings = context.settings.sample
     makers = Makers(context)
+    seeds = Seeds(context, len(read_dataset(context.inputs["data"]).classes))
     curve = _curve(context, makers) if settings.step_candidates else {}
     chosen = best_steps(curve) if curve else settings.steps
     parts = makers.make("final", chosen)
     _assemble(context, parts)
-    _draw(context, makers, chosen)
+    _draw(context, makers, seeds, chosen)
     energies = read_tensors(map(parts.tensors, range(len(parts))), "energy", "seconds")
     metrics = {
         "sample_steps": chosen,
-        "sample_seeds": min(settings.num_samples, len(Seeds(context).images["final"])),
+        "sample_seeds": min(settings.num_samples, len(seeds.order("final"))),
         "sample_energy": energies["energy"].double().mean().item(),
-        "samples_per_second": settings.num_samples * makers.num / energies["seconds"].sum().item(),
+        "samples_per_second": parts.num_made * makers.num / energies["seconds"].sum().item(),
     }
-    protocol = _protocol(context)
+    starts = seeds.num_starts(settings.num_samples, labelled=settings.mode == "joint")
+    if starts < settings.num_samples:
+        metrics["repeated_samples"] = settings.num_samples - starts
+    protocol = _protocol(context, seeds)
     protocols = dict.fromkeys(metrics, protocol)
-    protocols["samples_per_second"] = protocol | _machine(context)
+    protocols["samples_per_second"] = protocol | makers.machine()
     points = [{"step": steps, "selection_frechet_distance": value} for steps, value in curve.items()]
     return {"metrics": metrics, "points": points, "protocols": protocols, "sampler": protocol}
 
@@ -82,11 +84,11 @@ def _link(made: Path, wanted: Path) -> None:
         shutil.copy2(made, wanted)
 
 
-def _draw(context: StageContext, makers: Makers, chosen: int) -> None:
-    settings, seeds = context.settings.sample, Seeds(context)
+def _draw(context: StageContext, makers: Makers, seeds: Seeds, chosen: int) -> None:
+    settings = context.settings.sample
     samples = ShardImages(context.folder, "samples")  # decodes only what is shown
     indices = seeds.indices("final", settings.num_samples)
-    rows = grid_places(settings.num_samples, len(read_dataset(context.inputs["data"]).classes))
+    rows = grid_places(settings.num_samples, seeds.num_classes)
     pairs = [(seeds.images["final"].get(indices[row]), samples.get(row)) for row in rows]
     draw_grid(pairs, context.folder / GRID_FILE)
     if settings.frames:
@@ -96,33 +98,24 @@ def _draw(context: StageContext, makers: Makers, chosen: int) -> None:
         draw_movie(frames, context.folder / MOVIE_FILE)
 
 
-def _protocol(context: StageContext) -> dict[str, Any]:
+def _protocol(context: StageContext, seeds: Seeds) -> dict[str, Any]:
     """What samples depend on beside the model and the run's seed."""
-    settings = context.settings.sample
-    seeds = context.inputs["data"] / "seeds"
+    settings, files = context.settings.sample, context.inputs["data"] / "seeds"
     protocol: dict[str, Any] = {
         "num_samples": settings.num_samples,
         "quantisation": "rounded to 8 bits",
         "sampler.step_size": settings.step_size,
         "sampler.steps": list(settings.step_candidates) or settings.steps,
         "sampler.mode": settings.mode,
-        "sampler.seeds": "test images" if settings.seeds == "test" else context.settings.data.ood,
+        "sampler.seeds": context.settings.data.ood,
+        "sampler.num_seeds": len(seeds.order("final")),
     }
-    if settings.seeds == "ood" and seeds.is_dir():
-        protocol["sampler.seeds"] = Dataset.read(seeds).sha256
+    if settings.seeds == "test":
+        protocol["sampler.seeds"] = f"test images of {read_dataset(context.inputs['data']).sha256}"
+    elif files.is_dir():
+        protocol["sampler.seeds"] = Dataset.read(files).sha256
     if settings.step_candidates:
         reference = read_protocol(context.inputs["reference"])
         protocol["sampler.num_selection"] = settings.num_selection
         protocol["sampler.chosen_by"] = reference["reference.sha256"]
     return protocol
-
-
-def _machine(context: StageContext) -> dict[str, Any]:
-    """What a speed depends on."""
-    device = pick_device()
-    gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""
-    return {
-        "machine.device": gpu or f"{torch.get_num_threads()} {platform.machine()} threads",
-        "machine.num_workers": context.settings.compute.num_workers,
-        "machine.batch_size": context.settings.sample.batch_size,
-    }

@@ -1,5 +1,6 @@
 """Samples in parts that are made by whichever process is free, and found again by a run that goes on."""
 
+import platform
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ class Parts:
     folder: Path
     num: int
     batch_size: int
+    have_shards: bool
 
     @property
     def batches_each(self) -> int:
@@ -71,14 +73,30 @@ class Parts:
         with self.rows(number).open("rb") as file:
             return read_parquet(file).cast(SCHEMA)
 
+    @property
+    def num_made(self) -> int:
+        """Samples that are computed: the last batch is padded."""
+        return -(-self.num // self.batch_size) * self.batch_size
+
     def missing(self) -> list[int]:
-        return [number for number in range(len(self)) if not is_readable(self.tensors(number))]
+        return [number for number in range(len(self)) if not self._is_finished(number)]
+
+    def _is_finished(self, number: int) -> bool:
+        """Readable and of full length: a power cut may shorten any of its files."""
+        if not is_readable(self.tensors(number)) or not self.have_shards:
+            return is_readable(self.tensors(number))
+        try:
+            end = max(row["offset"] + row["size"] for row in self.read_rows(number).to_pylist())
+            return self.shard(number).stat().st_size >= end
+        except (OSError, ValueError, pa.ArrowException):
+            return False
 
 
 def parts_of(context: StageContext, purpose: str) -> Parts:
     settings = context.settings.sample
-    num = settings.num_samples if purpose == "final" else settings.num_selection
-    return Parts(context.checkpoints / purpose, num, settings.batch_size)
+    is_final = purpose == "final"
+    num = settings.num_samples if is_final else settings.num_selection
+    return Parts(context.checkpoints / purpose, num, settings.batch_size, have_shards=is_final)
 
 
 class PartMaker:
@@ -133,6 +151,11 @@ class PartMaker:
         """The first samples after 0, 1, ... steps."""
         return list(self.sampler.trajectory(num, steps))
 
+    def machine(self) -> str:
+        """What a speed depends on."""
+        gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
+        return gpu or f"{torch.get_num_threads()} {platform.machine()} threads"
+
     def _batches(self, purpose: str, parts: Parts, number: int, at: tuple[int, ...]) -> Iterator[Any]:
         return self.sampler.batches(purpose, parts.num, at, parts.batches(number))
 
@@ -186,6 +209,15 @@ class Makers:
     def frames(self, num: int, steps: int) -> list[Tensor]:
         (frames,) = self._each("frames", [(num, steps)])
         return frames
+
+    def machine(self) -> dict[str, Any]:
+        """What a speed depends on, for its protocol."""
+        (device,) = self._each("machine", [()])
+        return {
+            "machine.device": device,
+            "machine.num_workers": self.num,
+            "machine.batch_size": self.context.settings.sample.batch_size,
+        }
 
     def _each(self, method: str, calls: Iterable[tuple[int, ...]]) -> Iterator[Any]:
         if self.here is not None:

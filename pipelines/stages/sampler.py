@@ -1,5 +1,6 @@
 """Sampling from a model under a recipe's settings: held-out seeds, balanced labels, fixed batches."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,40 @@ Reduce = Callable[[FeatureMoments], None]
 class Seeds:
     """Where samples start: `final` ones, and those for the choices that are made before."""
 
-    def __init__(self, context: StageContext) -> None:
+    def __init__(self, context: StageContext, num_classes: int) -> None:
         # Seeds of files are few: every choice before the figures is made on those of the training.
         held_out = {"final": True, "selection": context.settings.data.ood in KINDS}
         self.images = {purpose: _open_seeds(context, held_out=own) for purpose, own in held_out.items()}
+        self.num_classes = num_classes
         self.order_seed = stream_seed(context.settings.seed, "sample/order")
+        # Of test images, which are both: so many are left to the choices, and half of them at most.
+        self.reserved = (
+            context.settings.sample.num_selection if context.settings.sample.seeds == "test" else 0
+        )
 
-    def indices(self, purpose: str, num: int) -> Order:
+    def order(self, purpose: str) -> Order:
         """Final samples take their seeds from the front of a seeded order, choices from the back.
 
-        Where both are noise, or test images, that keeps them apart; files come from different splits. With
-        fewer seeds than samples, seeds are used again.
+        Where both are noise, or test images, that keeps them apart; files come from different splits.
         """
         rng = np.random.Generator(np.random.Philox(key=[self.order_seed, 0]))
         order = rng.permutation(len(self.images[purpose]))
-        return np.resize(order if purpose == "final" else order[::-1], num)
+        reserved = min(self.reserved, len(order) // 2)
+        if purpose == "final":
+            return order[: len(order) - reserved]
+        return order[::-1][: reserved or None]
+
+    def indices(self, purpose: str, num: int) -> Order:
+        """The seeds of `num` samples, whose labels take turns.
+
+        With fewer seeds than samples, seeds are used again, each with every label before one comes twice.
+        """
+        order, sample = self.order(purpose), np.arange(num)
+        return order[(sample + sample // math.lcm(len(order), self.num_classes)) % len(order)]
+
+    def num_starts(self, num: int, *, labelled: bool) -> int:
+        """How many of `num` final samples start from a seed, or seed and label, of their own."""
+        return min(num, len(self.order("final")) * (self.num_classes if labelled else 1))
 
 
 def _open_seeds(context: StageContext, *, held_out: bool) -> Images:
@@ -63,13 +83,13 @@ class Sampler:
         self.settings, self.report = context.settings.sample, context.report
         self.network, self.device = network, device
         self.num_classes = len(read_dataset(context.inputs["data"]).classes)
-        self.seeds = Seeds(context)
+        self.seeds = Seeds(context, self.num_classes)
         self.ascent: dict[str, Any] = {"step_size": self.settings.step_size, "mode": self.settings.mode}
 
     @property
     def candidates(self) -> tuple[int, ...]:
         """Step counts to choose from, ascending; `sample.steps` alone when there are none."""
-        return tuple(sorted(self.settings.step_candidates)) or (self.settings.steps,)
+        return self.settings.step_candidates or (self.settings.steps,)
 
     def num_batches(self, num: int) -> int:
         return -(-num // self.settings.batch_size)

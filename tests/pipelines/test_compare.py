@@ -6,9 +6,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -67,9 +68,10 @@ class _Writer:
         *,
         recipe: str = "digits",
         status: str = "done",
+        tags: Mapping[str, str] = MappingProxyType({}),
         **params: object,
     ) -> None:
-        tags = {"atjem.kind": "pipeline", "atjem.status": status}
+        tags = {"atjem.kind": "pipeline", "atjem.status": status, **tags}
         run_id = self._create(recipe, name, tags)
         settings = {"seed": 0, "data.in": "digits", "stage2.contrastive.step_size": 0.1}
         settings |= {key.replace("__", "."): value for key, value in params.items()}
@@ -108,6 +110,13 @@ def archive(tmp_path_factory) -> Archived:
     writer.run("broken", _figures(0.5), None, status="failed")
     writer.run("twin", _figures(0.5), _protocols())
     writer.run("twin", _figures(0.5), _protocols())
+    for seed in range(2):
+        made_by = {
+            "git.commit": f"{seed}aaa",
+            "atjem.runtime": f"compute.num_workers={1 + seed}, data.root=.",
+        }
+        writer.run(f"code {seed}", _figures(0.5), _protocols(), tags=made_by, seed=seed)
+    writer.run("damaged", _figures(0.5), {"frechet_distance": 3})
     writer.stage("larger", "sample")
     return Archived(workdir, writer.ids)
 
@@ -136,6 +145,13 @@ def _row(text: str, name: str) -> list[str]:
 
 
 THREE = ("three seed=0", "three seed=1", "three seed=2")
+
+
+def test_seeds_that_other_code_or_workers_made_are_told(compare):
+    result = compare("code 0", "code 1")
+    assert result.code == 0
+    assert "its runs were made by commit 0aaa, 1aaa, not by seed alone" in result.out
+    assert "its runs were made by compute.num_workers 1, 2, not by seed alone" in result.out
 
 
 def test_seeds_are_one_column_with_mean_and_sample_deviation(compare):
@@ -251,6 +267,7 @@ def test_restricted_to_metrics_that_are_not_refused(compare):
         (["larger", "broken"], [") is failed; finish it first"]),
         (["larger", "twin"], ["'twin' stands for 2 runs; give one's id: "]),
         (["larger", "silent"], ["has no protocols.json", "run its pipeline command again"]),
+        (["larger", "damaged"], ["has no protocols.json"]),
         (["larger", "qqqq"], ["'qqqq' names no finished pipeline run; give an id"]),
         (["larger", "twin", "broken", "nothing at all"], ["stands for", "is failed", "names no finished"]),
         (["larger", "three seed=0", "--metric", "clean_acuracy"], ["did you mean 'clean_accuracy'?"]),
@@ -259,8 +276,8 @@ def test_restricted_to_metrics_that_are_not_refused(compare):
         ([], ["Missing argument"]),
     ],
     ids=[
-        "one", "twice", "near-misses", "unfinished", "ambiguous", "no-protocols", "unknown", "all-at-once",
-        "metric", "key", "run-and-options", "none",
+        "one", "twice", "near-misses", "unfinished", "ambiguous", "no-protocols", "odd-protocols", "unknown",
+        "all-at-once", "metric", "key", "run-and-options", "none",
     ],
 )  # fmt: skip
 def test_bad_input(compare, arguments, lines):

@@ -105,6 +105,9 @@ def test_kept_features_are_a_seeded_choice(tmp_path, inputs, monkeypatch):
     places = [int((whole.pooled - row).abs().sum(1).argmin()) for row in some.pooled]
     assert places == sorted(places)
     assert labels.tolist() == all_labels[places].tolist()
+    protocols = [read_protocol(folder) for folder in (inputs["reference"], context.folder)]
+    keys = ("reference.features_num", "reference.features_sha256")
+    assert all(protocols[0][key] != protocols[1][key] for key in keys)
     statistics = read_reference(context.folder).statistics
     assert np.array_equal(statistics.mu, read_reference(inputs["reference"]).statistics.mu)
 
@@ -179,6 +182,11 @@ def test_classifier_figures_all_say_what_they_depend_on(inputs, tmp_path):
     assert facts["protocols"]["pgd_accuracy"]["attack.eps"] == 0.75
     assert facts["protocols"]["pgd_accuracy"]["subset.num"] == 40
     assert "attack.eps" not in facts["protocols"]["clean_accuracy"]
+    for name in ("ood_auroc", "energy_ood"):
+        assert "ood.num" in facts["protocols"][name]
+        assert "ood.attack" not in facts["protocols"][name]
+    assert "ood.attack" in facts["protocols"]["ood_auroc_adversarial"]
+    assert "ood.num" not in facts["protocols"]["energy_real"]
     energies = read_tensors([context.folder / ENERGIES_FILE], "real", "ood", "ood_adversarial")
     for name, energy in energies.items():
         assert facts["metrics"][f"energy_{name}"] == pytest.approx(energy.double().mean().item())
@@ -215,6 +223,9 @@ def npz(path, num=2048, **arrays):
         ({"sigma": np.eye(7)}, "torch-fidelity", "they must be (D,) and (D, D)"),
         ({"mu": np.full(2048, np.nan)}, "torch-fidelity", "not finite"),
         ({"sigma": np.triu(np.ones((2048, 2048)))}, "torch-fidelity", "not symmetric"),
+        ({"sigma": np.diag([-5.0] + [1.0] * 2047)}, "torch-fidelity", "variances below zero"),
+        ({"sigma": np.ones((2048, 2048))}, "torch-fidelity", ""),  # of rank one: rounding may go below zero
+        ({"mu": np.zeros(2048, complex)}, "torch-fidelity", "they must be real numbers"),
     ],
 )
 def test_reference_of_another_implementation_is_refused(tmp_path, arrays, declared, reason):
@@ -232,3 +243,14 @@ def test_reference_that_is_no_npz(tmp_path, content, reason):
     assert "holds arr_0, not mu and sigma" in unusable_reference(tmp_path / "b.npz", None)
     np.savez(tmp_path / "c.npz", mu=np.array([{}]), sigma=np.eye(1))
     assert unusable_reference(tmp_path / "c.npz", None)
+
+
+def test_damaged_reference_is_told_in_a_line(tmp_path):
+    """Wherever a byte is lost or changed, also within what is compressed."""
+    np.savez_compressed(tmp_path / "whole.npz", mu=np.arange(64.0), sigma=np.diag(np.arange(64.0)))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x5A
+        (tmp_path / "a.npz").write_bytes(damaged if place % 2 else whole[:place])
+        assert isinstance(unusable_reference(tmp_path / "a.npz", "torch-fidelity"), str)

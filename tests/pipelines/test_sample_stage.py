@@ -21,7 +21,7 @@ from pipelines.stages import sample as stage
 from pipelines.stages.inputs import as_float, load_network
 from pipelines.stages.reference import open_extractor
 from pipelines.stages.sample_parts import Makers, parts_of
-from pipelines.stages.sampler import Sampler
+from pipelines.stages.sampler import Sampler, Seeds
 from pipelines.stages.tensors import read_tensors
 
 CPU = torch.device("cpu")
@@ -140,6 +140,54 @@ def test_choice_is_made_on_other_seeds_than_the_figures(made):
     final, selection = seeds.indices("final", 2000), seeds.indices("selection", 1000)
     assert len(set(final) & set(selection)) == 0
     assert len(set(final)) == 2000
+
+
+@pytest.mark.parametrize(("num_seeds", "num_classes"), [(20, 10), (15, 10), (7, 3), (4, 6), (1, 5)])
+def test_seeds_that_are_used_again_have_other_labels(made, monkeypatch, num_seeds, num_classes):
+    seeds = Seeds(made[0], num_classes)
+    monkeypatch.setattr(seeds, "order", lambda purpose: np.arange(num_seeds))
+    num = num_seeds * num_classes
+    pairs = {(seed, sample % num_classes) for sample, seed in enumerate(seeds.indices("final", num))}
+    assert len(pairs) == num
+    assert len(set(seeds.indices("final", num_seeds))) == num_seeds
+    assert seeds.num_starts(num + 1, labelled=True) == num
+    assert seeds.num_starts(num + 1, labelled=False) == num_seeds
+
+
+def test_few_seeds_make_no_copies_until_labels_run_out(inputs, tmp_path):
+    """The test images, less those kept for choosing: five passes over them, and every sample is another."""
+    changes = ("sample.seeds=test", "sample.num_samples=1500", "sample.step_candidates=[]", "sample.steps=1")
+    context = make_context(tmp_path, inputs, *changes, "sample.frames=0")
+    facts = stage.run(context)
+    assert facts["metrics"]["sample_seeds"] == facts["sampler"]["sampler.num_seeds"] == 359 - 30
+    assert "repeated_samples" not in facts["metrics"]
+    assert len({image.numpy().tobytes() for image in pixels(context)}) == 1500
+
+
+def test_copies_are_counted(inputs, tmp_path):
+    changes = ("sample.seeds=test", "sample.num_samples=400", "sample.step_candidates=[]", "sample.steps=1")
+    context = make_context(tmp_path, inputs, *changes, "sample.mode=marginal", "sample.frames=0")
+    assert stage.run(context)["metrics"]["repeated_samples"] == 400 - 329
+
+
+def test_test_images_that_choose_start_no_samples(inputs, tmp_path):
+    changes = ("sample.seeds=test", "sample.num_samples=2000", "sample.num_selection=500")
+    seeds = Seeds(make_context(tmp_path, inputs, *changes), 10)
+    final, selection = seeds.indices("final", 2000), seeds.indices("selection", 500)
+    assert not set(final) & set(selection)
+    assert len(set(final) | set(selection)) == 359
+
+
+@pytest.mark.parametrize("lost", ["shard", "rows", "shortened shard"])
+def test_part_whose_shard_is_lost_or_shortened_is_missing(inputs, tmp_path, lost):
+    changes = ("sample.num_samples=600", "sample.step_candidates=[]", "sample.steps=1")
+    parts = Makers(make_context(tmp_path, inputs, *changes)).make("final", 1)
+    assert parts.missing() == []
+    if lost == "shortened shard":
+        parts.shard(1).write_bytes(parts.shard(1).read_bytes()[:1000])
+    else:
+        (parts.rows(1) if lost == "rows" else parts.shard(1)).unlink()
+    assert parts.missing() == [1]
 
 
 def test_part_that_was_cut_short_is_made_again_and_the_others_are_kept(inputs, tmp_path):

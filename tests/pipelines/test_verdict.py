@@ -25,10 +25,11 @@ def test_nothing_to_say(metrics):
         ({"ood_auroc": 0.52}, "does not tell images from seeds (ood_auroc 0.52)"),
         ({"frechet_distance": 3.5}, "hardly closer to the images than stage 1's"),
         ({"robust_accuracy": 0.0}, "no image withstands AutoAttack"),
+        ({"repeated_samples": 7.0}, "7 samples repeat others exactly"),
         ({"diverged_at_step": 120.0}, "diverged by step 120"),
         ({"robust_accuracy": 0.9, "robust_gate": 0.0}, "robust_accuracy is not to be believed"),
     ],
-    ids=["accuracy", "energy", "samples", "robustness", "diverged", "masked gradients"],
+    ids=["accuracy", "energy", "samples", "robustness", "copies", "diverged", "masked gradients"],
 )
 def test_each_failure_is_told(changed, text):
     (warning,) = warnings(GOOD | changed)
