@@ -124,7 +124,9 @@ def main(
         raise typer.Exit(130) from None
     summary = {"split": chosen, "num_images": num, "npz": npz, "png": png}
     where = " and ".join(path for path in (npz, png) if path is not None)
-    typer.echo(json.dumps(summary) if as_json else f"{shown}: {num} {chosen} images in {where}")
+    typer.echo(
+        json.dumps(summary) if as_json else f"{shown}: {num:,} images of its split {chosen} in {where}"
+    )
 
 
 if __name__ == "__main__":

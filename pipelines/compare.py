@@ -48,7 +48,8 @@ def show(comparison: Comparison, terminal: Terminal) -> None:
         rows = [(name, *(value or "not set" for value in row)) for name, row in settings]
         terminal.rows(("setting", *labels), rows)
     else:
-        terminal.say("the settings are the same in all runs but for the seed")
+        seeds = {run.seed for column in columns for run in column.runs}
+        terminal.say("the settings are the same in all runs" + " but for the seed" * (len(seeds) > 1))
     terminal.say("")
     pairs = [(label, run) for label, column in zip(labels, columns, strict=True) for run in column.runs]
     runs = [(run.run_id[:8], str(run.seed), run.name, label) for label, run in pairs]

@@ -70,7 +70,8 @@ def say_where(
     if status == "interrupted":
         terminal.say(redact(f"interrupted; nothing finished is lost. To go on: {again}"))
     terminal.say(f"artifacts  {store.workdir / 'artifacts'}")
-    for label, stage, file in (("model", "train_stage2", ""), ("report", "report", "report.html")):
+    files = (("model", "train_stage2", ""), ("samples", "sample", ""), ("report", "report", "report.html"))
+    for label, stage, file in files:
         if artifact := next((row["artifact"] for row in stages if row["name"] == stage), None):
             terminal.say(f"{label:<11}{Path(artifact, file)}")
     terminal.say(redact(f"tracking   {uri}, run {recorder.run_id}"))

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-_BOX, _GAP_X, _GAP_Y = (170, 46), 44, 16  # in the drawing's own units
+_BOX, _GAP_X, _GAP_Y = (206, 46), 44, 16  # in the drawing's own units
 
 
 def draw_graph(manifests: Mapping[str, Mapping[str, Any]]) -> Markup:

@@ -340,7 +340,7 @@ def test_command_of_the_readme(own_shards, tmp_path, run_python):
     words = [places.get(word, word) for word in shlex.split(command)]
     assert set(places.values()) <= set(words)
     done = run_python(*words)
-    told = f"{own_shards.folder}: 5 test images in {tmp_path / 'a.npz'} and {tmp_path / 'png'}\n"
+    told = f"{own_shards.folder}: 5 images of its split test in {tmp_path / 'a.npz'} and {tmp_path / 'png'}\n"
     assert (done.returncode, done.stdout) == (0, told), done.stderr
     assert "Traceback" not in done.stderr
     with np.load(tmp_path / "a.npz") as made:
