@@ -188,7 +188,7 @@ def _decide(
     anew = [name for name in node.needs.values() if steps[name].will_run]
     if anew:
         named = ", ".join(sorted(set(anew))) if len(anew) <= 3 else f"{len(anew)} of its inputs"
-        return "run", f"{named} will be made anew"
+        return "run", f"made anew: {named}"
     if failure := store.failure(node.stage, fingerprint):
         return "run", f"failed the last time: {failure}"
     return "run", _why(identity, store.manifests(node.name, smoke="smoke" in identity))
