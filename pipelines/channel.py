@@ -37,7 +37,7 @@ class _Mailbox:
 
 def open_mailbox() -> Any:
     """The actor; its lifetime is the driver's."""
-    return ray.remote(num_cpus=0)(_Mailbox).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Mailbox).remote()
 
 
 class MailReporter:

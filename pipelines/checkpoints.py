@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +18,8 @@ _KEPT = 2
 def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
     """A folder to write a checkpoint into; it becomes `step_<n>` whole, with checksums, when the block ends.
 
-    The last two checkpoints are kept. `folder` is what `Store.checkpoints` names.
+    The last two checkpoints up to this one are kept, and any of a longer training of the same settings.
+    `folder` is what `Store.checkpoints` names.
     """
     temporary = folder / f".step_{step}.{uuid4().hex[:8]}"
     temporary.mkdir(parents=True)
@@ -32,14 +34,14 @@ def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for _, old in checkpoint_steps(folder)[:-_KEPT]:
+    for _, old in checkpoint_steps(folder, step)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def checkpoint_steps(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of each checkpoint, oldest first."""
+def checkpoint_steps(folder: Path, most: float = inf) -> list[tuple[int, Path]]:
+    """(step, folder) of each checkpoint up to step `most`, oldest first."""
     found = [(path.name.removeprefix("step_"), path) for path in folder.glob("step_*")]
-    return sorted((int(step), path) for step, path in found if step.isdigit())
+    return sorted((int(step), path) for step, path in found if step.isdigit() and int(step) <= most)
 
 
 def finished_parts(folder: Path) -> str:
@@ -55,9 +57,9 @@ def finished_parts(folder: Path) -> str:
     return ""
 
 
-def sound_checkpoint(folder: Path) -> tuple[int, Path] | None:
-    """The newest checkpoint whose files match their checksums; damaged ones are passed over."""
-    for step, path in reversed(checkpoint_steps(folder)):
+def sound_checkpoint(folder: Path, most: float = inf) -> tuple[int, Path] | None:
+    """The newest checkpoint up to step `most` whose files match their checksums, as damaged ones' do not."""
+    for step, path in reversed(checkpoint_steps(folder, most)):
         checksums = read_json(path / CHECKSUMS_FILE) or {}
         if checksums and all(
             (path / name).is_file() and file_digest(path / name) == sha for name, sha in checksums.items()

@@ -22,6 +22,7 @@ class Task:
 
     node: Node
     fingerprint: str
+    key: str
     identity: Mapping[str, Any]
     inputs: Mapping[str, Path]
     settings: Settings
@@ -43,7 +44,7 @@ def execute(task: Task) -> dict[str, Any]:
             settings=select(task.settings, node.reads),
             inputs=task.inputs,
             folder=draft.folder,
-            checkpoints=store.checkpoints(node.stage, task.fingerprint),
+            checkpoints=store.checkpoints(node.stage, task.key),
             report=MailReporter(task.mailbox, node.name),
             sources=task.identity.get("sources") or {},
         )

@@ -2,8 +2,16 @@
 
 import signal
 from types import FrameType
+from typing import Protocol
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop(Protocol):
+    """A wish to end: 0 when there is none, 2 when it is urgent."""
+
+    @property
+    def count(self) -> int: ...
 
 
 class StopRequest:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 _POLL_SECONDS = 0.5
 
@@ -32,6 +33,16 @@ def locked(workdir: Path, on_wait: Callable[[str], None], give_up: Callable[[], 
         file.write(str(os.getpid()))
         file.flush()
         yield True
+
+
+def hold(file: Path) -> IO[str] | None:
+    """Takes a lock that the system frees when the file is closed; None when another process has it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    opened = file.open("a")
+    if _try_lock(opened.fileno()):
+        return opened
+    opened.close()
+    return None
 
 
 def holder(workdir: Path) -> str | None:

@@ -5,6 +5,7 @@ Nothing here imports torch, Ray or MLflow, and no image is read.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipelines.files import path_exists
 from pipelines.fingerprint import ROOT, changes, code_digests, digest, library_versions
 from pipelines.graph import STAGES, Node, build_graph, stage_needs
 from pipelines.problems import BadInput, Problem
-from pipelines.settings import RUNTIME, Settings, flatten
+from pipelines.settings import ENDS, RUNTIME, Settings, flatten
 from pipelines.store import Store
 
 _KINDS = {"settings": "setting", "code": "code", "libraries": "library version"}
@@ -26,13 +27,17 @@ _FILES = ("model.checkpoint", "evaluate.inception_weights", "evaluate.reference_
 
 @dataclass(frozen=True)
 class Step:
-    """One node's part in a run. `action`: run, resume, cached or skipped; no fingerprint: not known yet."""
+    """One node's part in a run. `action`: run, resume, cached or skipped; no fingerprint: not known yet.
+
+    key: what its checkpoints lie under: its fingerprint, had training no earlier end.
+    """
 
     node: Node
     action: str
     reason: str
     fingerprint: str | None
     identity: Mapping[str, Any]  # what the fingerprint was made of, for the manifest
+    key: str | None
     forced: bool = False
 
     @property
@@ -65,25 +70,28 @@ def make_plan(
     start: str | None = None,
     until: str | None = None,
     force: Iterable[str] = (),
+    only: Iterable[str] = (),
     smoke: bool = False,
 ) -> Plan:
     """Decides for each node. Raises BadInput for stage names that do not exist or lack what they need.
 
-    `smoke` salts every fingerprint, so that no real run can take what a smoke run made.
+    `only` names nodes to which, with what they need, the plan is confined. `smoke` salts every fingerprint,
+    so that no real run can take what a smoke run made.
     """
     graph = build_graph(settings)
     _check_names({"--from": start, "--until": until}, force)
-    wanted = _wanted(graph, start, until)
+    wanted = _wanted(graph, start, until) & (stage_needs(graph, only) or set(graph))
     steps: dict[str, Step] = {}
     for name, node in graph.items():
         fingerprint, identity = _identify(node, settings, steps, smoke=smoke)
-        action, reason = _decide(node, fingerprint, identity, store, steps)
+        key = fingerprint and _digest(node, _endless(identity))
+        action, reason = _decide(node, fingerprint, key, identity, store, steps)
         forced = node.stage in force
         if forced:
             action, reason = "run", "forced"
         if name not in wanted:
             action, reason = (action, reason) if action == "cached" else ("skipped", _skipped(start, until))
-        steps[name] = Step(node, action, reason, fingerprint, identity, forced)
+        steps[name] = Step(node, action, reason, fingerprint, identity, key, forced)
     if not wanted:
         raise BadInput(
             [Problem("--until", repr(until), f"comes before --from {start}; nothing would be run")]
@@ -97,7 +105,7 @@ def hashed_settings(node: Node, settings: Settings) -> dict[str, Any]:
     return {
         name: _meaning(name, value)
         for name, value in flatten(settings).items()
-        if name not in RUNTIME and _is_read(name, node)
+        if name not in RUNTIME and reads(node, name) and not (name in ENDS and value is None)
     }
 
 
@@ -109,10 +117,11 @@ def node_code(node: Node, root: Path = ROOT) -> dict[str, str]:
 
 def _files_read(node: Node, settings: Settings) -> list[str]:
     flat = flatten(settings)
-    return [str(flat[name]) for name in _FILES if flat[name] and _is_read(name, node)]
+    return [str(flat[name]) for name in _FILES if flat[name] and reads(node, name)]
 
 
-def _is_read(name: str, node: Node) -> bool:
+def reads(node: Node, name: str) -> bool:
+    """True when the node itself reads the setting, not only what it needs."""
     return any(name == path or name.startswith(f"{path}.") for path in node.reads)
 
 
@@ -165,13 +174,28 @@ def _identify(
     if node.stage == "preprocess":
         identity["sources"] = source_identities(settings)
         known = not isinstance(identity["sources"], str)
-    return (digest({**identity, "stage": node.stage}) if known else None), identity
+    return (_digest(node, identity) if known else None), identity
+
+
+def _digest(node: Node, identity: Mapping[str, Any]) -> str:
+    return digest({**identity, "stage": node.stage})
+
+
+def _endless(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of the same training to its very end."""
+    settings = {name: value for name, value in identity["settings"].items() if name not in ENDS}
+    return {**identity, "settings": settings}
 
 
 def _decide(
-    node: Node, fingerprint: str | None, identity: Mapping[str, Any], store: Store, steps: Mapping[str, Step]
+    node: Node,
+    fingerprint: str | None,
+    key: str | None,
+    identity: Mapping[str, Any],
+    store: Store,
+    steps: Mapping[str, Step],
 ) -> tuple[str, str]:
-    if fingerprint is None:
+    if fingerprint is None or key is None:
         if isinstance(identity.get("sources"), str):
             return "run", identity["sources"]
         absent = ", ".join(identity.get("absent", []))
@@ -180,10 +204,10 @@ def _decide(
         return "run", reason
     if store.manifest(node.stage, fingerprint) is not None:
         return "cached", "nothing it depends on has changed"
-    checkpoints = checkpoint_steps(store.checkpoints(node.stage, fingerprint))
+    checkpoints = checkpoint_steps(store.checkpoints(node.stage, key), last_step(identity))
     if checkpoints:
         return "resume", f"goes on from the checkpoint at step {checkpoints[-1][0]}"
-    if parts := finished_parts(store.checkpoints(node.stage, fingerprint)):
+    if parts := finished_parts(store.checkpoints(node.stage, key)):
         return "resume", f"goes on after {parts}"
     anew = [name for name in node.needs.values() if steps[name].will_run]
     if anew:
@@ -192,6 +216,11 @@ def _decide(
     if failure := store.failure(node.stage, fingerprint):
         return "run", f"failed the last time: {failure}"
     return "run", _why(identity, store.manifests(node.name, smoke="smoke" in identity))
+
+
+def last_step(identity: Mapping[str, Any]) -> float:
+    """The step that a training ends at before its end; infinity for any other node."""
+    return min((identity["settings"].get(name, inf) for name in ENDS), default=inf)
 
 
 def _why(identity: Mapping[str, Any], finished: list[dict[str, Any]]) -> str:

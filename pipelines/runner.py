@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 from traceback import format_exception
-from typing import Any
+from typing import IO, Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
@@ -17,7 +17,8 @@ from pipelines.causes import cause, innermost
 from pipelines.channel import open_mailbox
 from pipelines.execute import Task, execute
 from pipelines.graph import Node, stage_needs
-from pipelines.interrupt import StopRequest
+from pipelines.interrupt import Stop
+from pipelines.lock import hold
 from pipelines.plan import Plan, Step
 from pipelines.record import Recorder
 from pipelines.store import Store
@@ -44,9 +45,7 @@ class Outcome:
 class Runner:
     """One pass over a plan. The driver's only loop; nothing else waits."""
 
-    def __init__(
-        self, plan: Plan, store: Store, recorder: Recorder, terminal: Terminal, stop: StopRequest
-    ) -> None:
+    def __init__(self, plan: Plan, store: Store, recorder: Recorder, terminal: Terminal, stop: Stop) -> None:
         self.plan, self.store, self.recorder, self.terminal, self.stop = plan, store, recorder, terminal, stop
         self.graph = {name: step.node for name, step in plan.steps.items()}
         self.outcome = Outcome()
@@ -54,6 +53,8 @@ class Runner:
         self.before: dict[str, Any] = {}  # what artifacts that are being made again held
         self.changed: set[str] = set()
         self.running: dict[Any, str] = {}
+        self.waiting: list[tuple[Step, str]] = []  # for another run that makes the same, and why they run
+        self.locks: dict[str, IO[str]] = {}
         self.tasks: dict[str, Task] = {}
         self.restarts: Counter[str] = Counter()
         self.mailbox: Any = None
@@ -70,6 +71,9 @@ class Runner:
         except ray.exceptions.RayError as error:
             for name in self.running.values():
                 self._fail(name, f"the Ray cluster was lost: {cause(error)}")
+        finally:
+            for lock in self.locks.values():
+                lock.close()
         return self.outcome
 
     def _turn(self, order: "TopologicalSorter[str]") -> None:
@@ -78,8 +82,13 @@ class Runner:
             return
         for name in order.get_ready():
             self._begin(name)
+        waiting, self.waiting = self.waiting, []
+        for step, reason in waiting:
+            self._start(step, reason)
         if self.running:
             self._poll()
+        elif self.waiting and not self.settled:
+            time.sleep(_POLL_SECONDS)
         while self.settled:
             order.done(self.settled.pop())
 
@@ -96,29 +105,45 @@ class Runner:
             self._settle(name, "skipped", f"needs {broken[0]}")
         elif step.will_run or stale:
             self._start(step, f"{stale[0]} came out differently" if stale else step.reason)
-        elif manifest := self.store.manifest(step.node.stage, str(step.fingerprint)):
-            self.outcome.manifests[name] = manifest
-            self.recorder.node_cached(step.node, self._folder(name), manifest)
-            self._settle(name, "cached", step.reason)
-        else:
+        elif not self._take(step, step.reason):
             self._start(step, "what it was made from came out differently")
+
+    def _take(self, step: Step, reason: str) -> bool:
+        """Settles a node whose artifact is there; False when it is not."""
+        name, manifest = step.node.name, self.store.manifest(step.node.stage, str(step.fingerprint))
+        if manifest is None:
+            return False
+        self.outcome.manifests[name] = manifest
+        self.recorder.node_cached(step.node, self._folder(name), manifest)
+        self._settle(name, "cached", reason)
+        return True
 
     def _settle(self, name: str, status: str, reason: str) -> None:
         self.outcome.status[name], self.outcome.reason[name] = status, reason
         self.settled.append(name)
+        if lock := self.locks.pop(name, None):
+            lock.close()
         seconds = self.outcome.manifests[name]["seconds"] if status in ("ran", "resumed") else None
         if self.plan.steps[name].action != "skipped":
             self.terminal.ended(name, status, seconds, "" if status in ("ran", "resumed") else reason)
 
     def _start(self, step: Step, reason: str) -> None:
-        node, fingerprint = step.node, step.fingerprint
-        if fingerprint is None:  # its source could not be listed when the plan was made
+        """Submits a node, or lets it wait while another run makes the same."""
+        node, fingerprint, key = step.node, step.fingerprint, step.key
+        if fingerprint is None or key is None:  # its source could not be listed when the plan was made
             self._settle(node.name, "failed", reason)
+            return
+        lock = hold(self.store.lock(node.stage, key))
+        if lock is None:
+            self.waiting.append((step, reason))
+            return
+        self.locks[node.name] = lock
+        if not step.forced and self._take(step, "another run made it meanwhile"):
             return
         if self.mailbox is None:
             self.mailbox = open_mailbox()
         if step.forced:  # its checkpoints would only bring the former result back
-            shutil.rmtree(self.store.checkpoints(node.stage, fingerprint), ignore_errors=True)
+            shutil.rmtree(self.store.checkpoints(node.stage, key), ignore_errors=True)
         self.terminal.started(node.name, reason)
         self.outcome.reason[node.name] = reason
         before = self.store.manifest(node.stage, fingerprint)
@@ -126,6 +151,7 @@ class Runner:
         task = Task(
             node,
             fingerprint,
+            key,
             step.identity,
             {role: self._folder(need) for role, need in node.needs.items()},
             self.plan.settings,
@@ -142,6 +168,7 @@ class Runner:
         node, compute = task.node, self.plan.settings.compute
         num_cpus = 0 if node.has_workers else compute.cpus_per_worker
         options: dict[str, Any] = {"num_cpus": num_cpus, "max_retries": 0, "name": node.name}
+        options["scheduling_strategy"] = "DEFAULT"  # not among the resources of whoever runs this loop
         if not node.has_workers and compute.gpus_per_worker:
             options["num_gpus"] = min(1, compute.gpus_per_worker)
         return ray.remote(execute).options(**options).remote(task)
@@ -211,8 +238,8 @@ class Runner:
     def _discard_dependants(self, name: str) -> None:
         """What was made from a node's former result is forgotten at once, also in case this run dies."""
         for other, step in self.plan.steps.items():
-            if other != name and name in stage_needs(self.graph, [other]) and step.fingerprint is not None:
-                self.store.discard(step.node.stage, step.fingerprint)
+            if other != name and name in stage_needs(self.graph, [other]) and step.fingerprint and step.key:
+                self.store.discard(step.node.stage, step.fingerprint, step.key)
 
     def _pass_on(self) -> None:
         progress, points = ray.get(self.mailbox.take.remote())

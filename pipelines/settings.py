@@ -146,6 +146,11 @@ class Stage(Section):
             raise ValueError(f"must divide batch_size={batch_size}")
         return accumulate
 
+    @property
+    def end(self) -> int:
+        """The last step to train."""
+        return self.steps
+
 
 class Contrastive(Section):
     step_size: PositiveAmount
@@ -188,6 +193,10 @@ class Stage2(Stage):
     contrastive: Contrastive
     sgld: Sgld = Field(Sgld(), description="of the objective jem")
     loss: Loss = Loss()
+    until: Positive | None = Field(
+        None,
+        description="end after so many of `steps`, whose schedule stays; a later run goes on from there",
+    )
     select: Literal["last", "best_frechet"] = Field(
         "last", description="the model to keep: the last, or the one with the best samples in training"
     )
@@ -198,6 +207,19 @@ class Stage2(Stage):
     )
     augment_energy: Augment = Field("none", description="the energy's view of real images")
     augment_ood: Augment = Field("none", description="the seeds' view")
+
+    @field_validator("until")
+    @classmethod
+    def _within(cls, until: int | None, info: ValidationInfo) -> int | None:
+        steps = info.data.get("steps")
+        if until is not None and steps is not None and until > steps:
+            raise ValueError(f"must be at most steps={steps}")
+        return None if until == steps else until
+
+    @property
+    def end(self) -> int:
+        """The last step to train."""
+        return self.steps if self.until is None else self.until
 
 
 class Sample(Section):
@@ -324,6 +346,9 @@ class Settings(Section):
     compute: Compute = Compute()
     published: Published | None = None
 
+
+# Settings that end a training earlier and change no step of it: it keeps its checkpoints.
+ENDS = frozenset({"stage2.until"})
 
 # Settings that cannot change a result; stages may read them, fingerprints leave them out.
 RUNTIME = frozenset(

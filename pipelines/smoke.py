@@ -37,6 +37,7 @@ def smoke_settings(settings: Settings, available: dict[str, float]) -> Settings:
                 "max_steps": min(settings.stage2.contrastive.max_steps, _ATTACK_STEPS),
                 "auc_window_images": batch_size,
             },
+            "until": settings.stage2.until and min(settings.stage2.until, _STEPS),
             "select_every": _STEPS,
             "select_samples": min(settings.stage2.select_samples, _IMAGES),
         },

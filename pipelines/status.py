@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipelines.checkpoints import checkpoint_steps
 from pipelines.lock import holder
-from pipelines.plan import Plan, Step
+from pipelines.plan import Plan, Step, last_step
 from pipelines.store import Store
 from pipelines.terminal import Terminal
 
@@ -50,8 +50,8 @@ def _status(step: Step, store: Store, *, busy: bool) -> StageStatus:
     else:
         state = {"resume": "unfinished", "run": "not run"}.get(step.action, step.action)
     checkpoint = None
-    if step.fingerprint is not None:
-        found = checkpoint_steps(store.checkpoints(step.node.stage, step.fingerprint))
+    if step.fingerprint is not None and step.key is not None:
+        found = checkpoint_steps(store.checkpoints(step.node.stage, step.key), last_step(step.identity))
         checkpoint = found[-1][0] if found else None
         drafts = (store.workdir / "artifacts" / step.node.stage).glob(f".{step.fingerprint}.*")
         if busy and state != "finished" and any(drafts):

@@ -26,11 +26,11 @@ class Store:
     def artifact(self, stage: str, fingerprint: str) -> Path:
         return self.workdir / "artifacts" / stage / fingerprint
 
-    def discard(self, stage: str, fingerprint: str) -> None:
+    def discard(self, stage: str, fingerprint: str, key: str) -> None:
         """Forgets an artifact and the checkpoints that led to it: what they were made from has changed."""
         (self.artifact(stage, fingerprint) / MANIFEST_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.artifact(stage, fingerprint), ignore_errors=True)
-        shutil.rmtree(self.checkpoints(stage, fingerprint), ignore_errors=True)
+        shutil.rmtree(self.checkpoints(stage, key), ignore_errors=True)
 
     def sweep(self) -> None:
         """Removes drafts that a killed run left behind; only for the holder of the workdir's lock."""
@@ -51,8 +51,13 @@ class Store:
         finished = self.manifest(stage, fingerprint) is not None
         return None if noted is None or finished else str(noted.get("reason"))
 
-    def checkpoints(self, stage: str, fingerprint: str) -> Path:
-        return self.workdir / "checkpoints" / stage / fingerprint
+    def checkpoints(self, stage: str, key: str) -> Path:
+        """key: `pipelines.plan.Step.key`, the fingerprint of a node that runs to its end."""
+        return self.workdir / "checkpoints" / stage / key
+
+    def lock(self, stage: str, key: str) -> Path:
+        """Held by whoever makes this artifact, or another from the same checkpoints."""
+        return self.workdir / "locks" / f"{stage}-{key}"
 
     def manifest(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
         """The manifest of a finished artifact whose files are all there; None otherwise."""

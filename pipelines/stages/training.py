@@ -80,7 +80,7 @@ def fit(
     )
     trainer.fit()
     shutil.rmtree(context.folder / _RAY_FOLDER, ignore_errors=True)
-    return _publish(context, stage.steps, may_diverge=may_diverge)
+    return _publish(context, stage.end, may_diverge=may_diverge)
 
 
 def worker_device() -> torch.device:
@@ -108,23 +108,24 @@ def train(
     curriculum: Curriculum | None = None,
     chooser: "BestModel | None" = None,
 ) -> None:
-    """The loop on one worker, from the last sound checkpoint to `stage.steps` or a request to stop."""
+    """The loop on one worker, from the last sound checkpoint to `stage.end` or a request to stop."""
     compute, device = context.settings.compute, worker_device()
     learner = _make_learner(stage, model.to(device), objective, curriculum, compute)
     context.checkpoints.mkdir(parents=True, exist_ok=True)
     (context.checkpoints / DIVERGED_FILE).unlink(missing_ok=True)
-    first, curve = _restore(context.checkpoints, learner, chooser, device)
+    end = stage.end
+    first, curve = _restore(context.checkpoints, end, learner, chooser, device)
     is_lead = ray.train.get_context().get_world_rank() == 0
     context.report.points(curve if is_lead else [])
     clock, agreement = _Clock(first), _Agreement(device)
     losses: list[Tensor] = []  # since the last point, still on their device
-    batches = Ahead(batches, stage.steps)
-    for step in range(first, stage.steps):
+    batches = Ahead(batches, end)
+    for step in range(first, end):
         faulthandler.dump_traceback_later(compute.stall_timeout, exit=True, file=2)
         metrics = learner.step(batches(step))
         done = step + 1
         losses.append(metrics["loss"])
-        if done % compute.log_every == 0 or done == stage.steps:
+        if done % compute.log_every == 0 or done == end:
             curve.append(_point(done, metrics, learner))
             if (bad := _first_broken(losses)) is not None:
                 at = {"step": done - len(losses) + 1 + bad, "loss": losses[bad].item()}
@@ -133,7 +134,7 @@ def train(
             losses.clear()
             context.report.points(curve[-1:] if is_lead else [])
         looking = chooser is not None and chooser.is_due(done)
-        saving = done % stage.checkpoint_every == 0 or done == stage.steps
+        saving = done % stage.checkpoint_every == 0 or done == end
         if (looking or saving) and not _is_finite(
             learner.model
         ):  # neither samples nor checkpoints would tell
@@ -148,14 +149,14 @@ def train(
                 **(curve[-1] if curve else {}),
                 "images_per_second": clock.rate(done) * stage.batch_size,
             }
-            context.report.progress(done, stage.steps, "steps", **watched)
+            context.report.progress(done, end, "steps", **watched)
         stopping = agreement.reached(is_lead and context.report.stopping())
         if is_lead and (saving or stopping):
             _save(context.checkpoints, done, learner, curve, chooser)
         if stopping:
             break
     else:
-        if is_lead and first == stage.steps == 0:
+        if is_lead and first == end == 0:
             _save(context.checkpoints, 0, learner, curve, chooser)
     faulthandler.cancel_dump_traceback_later()
 
@@ -220,10 +221,10 @@ def _look(chooser: "BestModel", done: int, learner: Learner, curve: Curve, devic
 
 
 def _restore(
-    folder: Path, learner: Learner, chooser: "BestModel | None", device: torch.device
+    folder: Path, end: int, learner: Learner, chooser: "BestModel | None", device: torch.device
 ) -> tuple[int, Curve]:
     """The step to begin with, and the curve so far."""
-    found = sound_checkpoint(folder)
+    found = sound_checkpoint(folder, end)
     if found is None:
         return 0, []
     step, path = found
@@ -243,15 +244,15 @@ def _save(folder: Path, step: int, learner: Learner, curve: Curve, chooser: "Bes
             chooser.save(path)
 
 
-def _publish(context: StageContext, steps: int, *, may_diverge: bool) -> dict[str, Any]:
+def _publish(context: StageContext, end: int, *, may_diverge: bool) -> dict[str, Any]:
     """The EMA model, or the best one seen, and the curve of the last checkpoint become the artifact."""
     diverged = read_json(context.checkpoints / DIVERGED_FILE)
-    found = sound_checkpoint(context.checkpoints)
+    found = sound_checkpoint(context.checkpoints, end)
     if diverged and not (may_diverge and found):
         loss, step = diverged["loss"], diverged["step"]
         raise FloatingPointError(f"training diverged: the loss is {loss} at step {step}; lower optimizer.lr")
-    if found is None or (found[0] < steps and not diverged):
-        at = "before its first checkpoint" if found is None else f"at step {found[0]} of {steps}"
+    if found is None or (found[0] < end and not diverged):
+        at = "before its first checkpoint" if found is None else f"at step {found[0]} of {end}"
         raise Interrupted(f"stopped {at}")
     for file in found[1].iterdir():
         if file.name.startswith("model.") or file.name == CURVE_FILE:

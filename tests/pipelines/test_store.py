@@ -65,7 +65,7 @@ def test_discarded_artifact_takes_its_checkpoints_along(tmp_path):
     store = Store(tmp_path)
     _publish(store)
     _save(store.checkpoints("sample", "abc"), 5)
-    store.discard("sample", "abc")
+    store.discard("sample", "abc", "abc")
     assert store.manifest("sample", "abc") is None
     assert checkpoint_steps(store.checkpoints("sample", "abc")) == []
 
