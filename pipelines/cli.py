@@ -138,7 +138,7 @@ def run(
 
 
 def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
-    workdir = _workdir(options.workdir)
+    workdir = resolve_workdir(options.workdir)
     recipe, problems = load_recipe(options.pipeline, options.overrides)
     if options.smoke:
         available = dict.fromkeys(("CPU", "GPU"), inf) if options.ray_address else visible_devices()
@@ -166,7 +166,8 @@ def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
         return _run(recipe, Store(workdir), tracking_uri, options, stop)
 
 
-def _workdir(given: str) -> Path:
+def resolve_workdir(given: str) -> Path:
+    """The folder that `--workdir` names. Raises BadInput."""
     allowed = ""
     if "://" in given:
         allowed = "object stores are not supported yet; give a folder"

@@ -1,7 +1,7 @@
 """Ray: starting a local cluster or joining one, and shipping this project's code to it, never its runs."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +13,12 @@ from pipelines.problems import BadInput, Problem
 
 @contextmanager
 def session(
-    address: str | None, num_cpus: int, num_gpus: int | None, threads: int
+    address: str | None, num_cpus: int, num_gpus: int | None, threads: int, also: Iterable[str] = ()
 ) -> Iterator[dict[str, float]]:
     """Joins the cluster at `address`, or starts one on this machine, on 127.0.0.1 only.
 
-    threads: of torch in every process there; sums of float32 depend on it.
+    threads: of torch in every process there; sums of float32 depend on it. also: packages to ship beside
+    those that stages are made of.
     Yields the cluster's resources; on leaving, a cluster started here ends. Raises BadInput when there is
     no cluster at the address.
     """
@@ -26,7 +27,7 @@ def session(
         "log_to_driver": False,
         "logging_level": "ERROR",
         "runtime_env": {
-            "py_modules": [str(ROOT / package) for package in PACKAGES],
+            "py_modules": [str(ROOT / package) for package in (*PACKAGES, *also)],
             "excludes": ["**/__pycache__"],
             "env_vars": {
                 "OMP_NUM_THREADS": str(threads),

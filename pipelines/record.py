@@ -14,7 +14,7 @@ from pipelines.plan import Plan
 from pipelines.provenance import provenance
 from pipelines.recipe import Recipe
 from pipelines.settings import RUNTIME, flatten
-from pipelines.tracking import Tracker
+from pipelines.tracking import Tracker, Trial
 
 _TRAINING = ("train_stage1", "train_stage2")
 _SAMPLES = "figures/sample_grid.png"
@@ -25,12 +25,23 @@ _ABOUT = (
 
 
 class Recorder:
-    """Follows one pipeline run in MLflow; only the driver has one. `alone`: it holds the workdir's lock."""
+    """Follows one pipeline run in MLflow; only its driver has one.
+
+    `alone`: it holds the workdir's lock. `trial`: of a sweep, whose run it goes under.
+    """
 
     def __init__(
-        self, tracker: Tracker, recipe: Recipe, title: str, plan: Plan, workdir: Path, *, alone: bool
+        self,
+        tracker: Tracker,
+        recipe: Recipe,
+        title: str,
+        plan: Plan,
+        workdir: Path,
+        *,
+        alone: bool,
+        trial: Trial | None = None,
     ) -> None:
-        self.tracker, self.plan, self.workdir = tracker, plan, workdir
+        self.tracker, self.plan, self.workdir, self.trial = tracker, plan, workdir, trial
         settings = flatten(recipe.settings)
         settings = {name: value for name, value in settings.items() if not name.startswith("published")}
         params = {name: value for name, value in settings.items() if name not in RUNTIME}
@@ -39,7 +50,7 @@ class Recorder:
         runtime = ", ".join(f"{name}={settings[name]}" for name in sorted(RUNTIME))
         tags = self.provenance | {"atjem.runtime": runtime, "atjem.workdir": str(workdir)}
         self.run_id = tracker.open_parent(
-            plan.fingerprint, title, params, tags, alone_in=str(workdir) if alone else None
+            plan.fingerprint, title, params, tags, alone_in=str(workdir) if alone else None, trial=trial
         )
         self.stage_runs: dict[str, str] = {}
         self._active: dict[str, set[str]] = {}  # nodes that are running, by stage
@@ -52,8 +63,10 @@ class Recorder:
             inputs = {role: self.plan.steps[name].fingerprint for role, name in main.node.needs.items()}
             listed = ", ".join(f"{role}={fingerprint}" for role, fingerprint in inputs.items())
             tags = {**self.provenance, "atjem.inputs": listed}
+            rung = self.trial.rung if self.trial and node.stage not in _TRAINING else None
+            name = node.stage if rung is None else f"{node.stage} at step {rung}"
             self.stage_runs[node.stage] = self.tracker.open_stage(
-                self.run_id, node.stage, main.fingerprint or "", tags
+                self.run_id, node.stage, main.key or "", tags, name
             )
         self._active.setdefault(node.stage, set()).add(node.name)
         return self.stage_runs[node.stage]
@@ -118,7 +131,7 @@ class Recorder:
             self.tracker.describe(self.run_id, _ABOUT, manifests["sample"]["run_id"], _SAMPLES)
         if "preprocess" in manifests:
             self.tracker.datasets(self.run_id, manifests["preprocess"]["datasets"])
-        if "train_stage2" in self.stage_runs and "train_stage2" in manifests:
+        if "train_stage2" in self.stage_runs and "train_stage2" in manifests and self.trial is None:
             self._model()  # made under this parent, by this call or by one that was cut off
         return figures
 

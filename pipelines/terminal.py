@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -27,10 +27,10 @@ _COLOURS = {
 
 
 class Terminal:
-    """Writes to stdout, or to stderr when stdout belongs to JSON. A context: bars end with it."""
+    """Writes to stdout, to stderr when stdout belongs to JSON, or to a file. A context: bars end with it."""
 
-    def __init__(self, *, to_stderr: bool) -> None:
-        self.console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+    def __init__(self, *, to_stderr: bool = False, file: IO[str] | None = None) -> None:
+        self.console = Console(stderr=to_stderr, file=file, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal
         self.bars = Progress(
             TextColumn("[bold]{task.description}"),
@@ -144,7 +144,7 @@ class Terminal:
         )
         if self.live:
             self._bar(name, message, text)
-        elif time.monotonic() - self._printed[name] >= _LINE_SECONDS:
+        elif time.monotonic() - self._printed.get(name, 0.0) >= _LINE_SECONDS:
             self._printed[name] = time.monotonic()
             counted = f"{message['done']:,}/{message['total']:,} {message['unit']}"
             self.say(

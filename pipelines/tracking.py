@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,22 @@ _EXPERIMENT_TAGS = {
 TRACKING_ERRORS = (MlflowException, SQLAlchemyError, ModuleNotFoundError, OSError)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A pipeline run's place in a sweep, whose run is `parent`. `seed`: of a repeat."""
+
+    sweep: str
+    parent: str
+    number: int
+    seed: int | None
+    rung: int | None  # training steps after which it is looked at; None in full
+
+    @property
+    def name(self) -> str:
+        """The same whenever the trial is run."""
+        return f"{self.sweep}/{self.number}" + ("" if self.seed is None else f"/seed {self.seed}")
+
+
 class Tracker:
     """The tracking store of one recipe. Raises MlflowException when the store cannot be reached."""
 
@@ -66,27 +83,71 @@ class Tracker:
         tags: Mapping[str, str],
         *,
         alone_in: str | None = None,
+        trial: Trial | None = None,
     ) -> str:
         """The unfinished run of this very pipeline, reopened, or a new one. Returns its id.
 
         A run that its process still works on is left alone. `alone_in` names the workdir whose lock the
-        caller holds: whatever else says that it runs there has died.
+        caller holds: whatever else says that it runs there has died. A trial of a sweep has one run, whatever
+        becomes of it, under the sweep's; its repeats have theirs under its own.
         """
-        self._close_orphans(alone_in)
-        found = self._search(f"tags.`atjem.kind` = 'pipeline' AND tags.`atjem.fingerprint` = '{fingerprint}'")
-        unfinished = [
-            run for run in found if run.data.tags.get("atjem.status") != "done" and run.info.status != _OPEN
-        ]
+        if trial is not None:
+            unfinished, parent = self._runs_of(trial)
+            tags = {**tags, "atjem.sweep": trial.sweep, "atjem.trial": trial.name}
+            tags["mlflow.parentRunId"] = parent
+        else:
+            self._close_orphans(alone_in)
+            found = self._search(
+                f"tags.`atjem.kind` = 'pipeline' AND tags.`atjem.fingerprint` = '{fingerprint}'"
+            )
+            unfinished = [
+                run
+                for run in found
+                if run.data.tags.get("atjem.status") != "done"
+                and run.info.status != _OPEN
+                and "atjem.trial" not in run.data.tags
+            ]
         tags = {**tags, "atjem.kind": "pipeline", "atjem.fingerprint": fingerprint, "atjem.status": "running"}
         tags["atjem.driver"] = _driver()
         if unfinished:
             return self._reopen(unfinished[0], tags)
-        run_id = self._create(name, {**tags, "mlflow.source.name": "pipelines/run.py"})
+        source = "pipelines/run.py" if trial is None else "sweeps/tune_pgd.py"
+        run_id = self._create(name, {**tags, "mlflow.source.name": source})
         entries = [Param(key, redact(str(value))) for key, value in params.items()]
         self.client.log_batch(run_id, params=entries)
         return run_id
 
-    def open_stage(self, parent: str, stage: str, fingerprint: str, tags: Mapping[str, str]) -> str:
+    def open_sweep(self, name: str, params: Mapping[str, str], tags: Mapping[str, str], workdir: str) -> str:
+        """The sweep's run, reopened, or a new one. The caller holds the workdir's lock. Returns its id."""
+        self._close_orphans(workdir)
+        tags = {**tags, "atjem.kind": "sweep", "atjem.sweep": name, "atjem.workdir": workdir}
+        tags |= {"atjem.status": "running", "atjem.driver": _driver()}
+        found = self._search(f"tags.`atjem.kind` = 'sweep' AND tags.`atjem.sweep` = '{name}'")
+        if own := [run for run in found if run.data.tags.get("atjem.workdir") == workdir]:
+            return self._reopen(own[0], tags)
+        run_id = self._create(name, {**tags, "mlflow.source.name": "sweeps/tune_pgd.py"})
+        self.client.log_batch(run_id, params=[Param(key, value[:5000]) for key, value in params.items()])
+        return run_id
+
+    def sweep_results(
+        self,
+        run_id: str,
+        figures: Mapping[str, float],
+        note: str,
+        files: Iterable[Path],
+        pictures: Iterable[Path],
+    ) -> None:
+        """What a sweep found, on its own run."""
+        self.metrics(run_id, figures)
+        self.tag(run_id, {"mlflow.note.content": note})
+        for file in files:
+            self.file([run_id], file)
+        for picture in pictures:
+            self.image([run_id], picture, picture.stem)
+
+    def open_stage(
+        self, parent: str, stage: str, fingerprint: str, tags: Mapping[str, str], name: str
+    ) -> str:
         """The stage's unfinished run under this parent, reopened, or a new one. Returns its id."""
         found = self._search(f"tags.`mlflow.parentRunId` = '{parent}' AND tags.`atjem.stage` = '{stage}'")
         same = [run for run in found if run.data.tags.get("atjem.fingerprint") == fingerprint]
@@ -94,7 +155,7 @@ class Tracker:
         if same:
             return self._reopen(same[0], tags)
         tags |= {"mlflow.parentRunId": parent, "atjem.stage": stage, "atjem.fingerprint": fingerprint}
-        return self._create(stage, tags)
+        return self._create(name, tags)
 
     def parent_of(self, run_id: str) -> str | None:
         """The pipeline run that a stage's run belongs to; None when this store does not know it."""
@@ -182,8 +243,10 @@ class Tracker:
         return str(info.model_uri)
 
     def close(self, run_id: str, status: str, reason: str = "") -> None:
-        """status: done, failed or interrupted."""
-        ended = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[status]
+        """status: done, failed, interrupted or pruned."""
+        ended = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}[
+            status
+        ]
         self.tag(run_id, {"atjem.status": status, **({"atjem.reason": reason} if reason else {})})
         self.client.set_terminated(run_id, ended)
 
@@ -201,9 +264,18 @@ class Tracker:
         order = ["attributes.start_time DESC"]
         return list(self.client.search_runs([self.experiment_id], query, order_by=order, max_results=50))
 
+    def _runs_of(self, trial: Trial) -> tuple[list[Run], str]:
+        """The trial's run, if it has one, and its parent's: the sweep's run, or a repeat's trial's."""
+        parent = trial.parent
+        if trial.seed is not None:
+            [own], _ = self._runs_of(replace(trial, seed=None))
+            parent = own.info.run_id
+        named = f"tags.`atjem.trial` = '{trial.name}'"
+        return self._search(f"{named} AND tags.`mlflow.parentRunId` = '{parent}'"), parent
+
     def _close_orphans(self, alone_in: str | None) -> None:
         """Runs left RUNNING by a driver that is gone become KILLED."""
-        for run in self._search(f"attributes.status = '{_OPEN}' AND tags.`atjem.kind` = 'pipeline'"):
+        for run in self._search(f"attributes.status = '{_OPEN}' AND tags.`atjem.driver` != ''"):
             tags = run.data.tags
             if _is_gone(tags.get("atjem.driver", "")) or tags.get("atjem.workdir") == (alone_in or "nowhere"):
                 query = f"attributes.status = '{_OPEN}' AND tags.`mlflow.parentRunId` = '{run.info.run_id}'"
