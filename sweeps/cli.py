@@ -1,0 +1,279 @@
+"""The sweep's command line: what is searched, and every check before the first trial."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from typing import Annotated
+
+import optuna
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+
+from data.redact import redact
+from pipelines.cli import resolve_workdir
+from pipelines.devices import check_fit, local_resources, visible_devices
+from pipelines.interrupt import StopRequest
+from pipelines.lock import locked
+from pipelines.preflight import check_cluster, check_place, check_settings, check_tracking
+from pipelines.problems import BadInput, Problem
+from pipelines.recipe import load_recipe
+from pipelines.store import Store
+from pipelines.terminal import Terminal
+from pipelines.usage import INTERRUPTED
+from sweeps.note import SPACE_FILE, Note, read_note
+from sweeps.objectives import default_objectives, parse_objectives
+from sweeps.results import print_json
+from sweeps.search import SAMPLERS
+from sweeps.session import Session
+from sweeps.shape import check_shape, fitting
+from sweeps.space import incomparable, parse_space, read_space
+from sweeps.sweep import Study
+
+SPACE = Path(__file__).with_name("pgd.yaml")
+_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """As given. None: not given, so that a sweep that is gone on with keeps what it had."""
+
+    pipeline: str | None
+    space: str | None
+    trials: int | None
+    concurrent: int | None
+    objectives: tuple[str, ...]
+    resume: str | None
+    seeds: int | None
+    smoke: bool
+    overrides: tuple[str, ...]
+    sampler: str | None
+    storage: str | None
+    tracking_uri: str | None
+    workdir: str
+    ray_address: str | None
+    as_json: bool
+
+
+def tune(
+    pipeline: Annotated[
+        str | None, typer.Option(help="a recipe's name or a path to a .yaml file; default: digits")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(metavar="FILE", help="settings to search; default: sweeps/pgd.yaml")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="trials, the recipe itself among them; default: 20")
+    ] = None,
+    concurrent: Annotated[
+        int | None, typer.Option(min=1, help="trials at a time; default: as many as there are resources for")
+    ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC:min|max ...",
+            help="one or several; default: frechet_distance:min robust_accuracy:max",
+        ),
+    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="NAME", help="go on with this sweep")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="repeat the best over so many seeds before one wins; default: 1")
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="try the sweep on a handful of images")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="override one setting; may be repeated"),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help=f"how Optuna searches: {' or '.join(SAMPLERS)}; default: tpe")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="of the Optuna study; default: SQLite in its folder")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(metavar="URI", help="MLflow tracking; default: WORKDIR/mlflow.db")
+    ] = None,
+    workdir: Annotated[
+        str, typer.Option(metavar="DIR", help="as of pipelines/run.py; shared with it")
+    ] = "runs",
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="an existing Ray cluster; default: one on this machine")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="end stdout with one JSON object")] = False,
+) -> int:
+    """Search the settings of a recipe: Ray Tune runs the trials, Optuna chooses them.
+
+    The first trial is the recipe itself, so a sweep cannot end worse than it. Trials share what no
+    parameter changes: images, stage 1 and reference statistics are made once, and a trial that changes only
+    sample.* takes another's trained model. With one objective, trials that do badly early in their training
+    are ended there (`rungs` in the space); with several, the result is a Pareto front.
+
+    \b
+    Examples:
+      --pipeline digits --trials 20 --seeds 3
+      --objective frechet_distance:min             one objective, with rungs
+      --objective frechet_distance:min robust_accuracy:max
+      --space my.yaml --set stage2.steps=2000      sweeps/README.md shows how to write one
+      --resume digits-1                            after a crash, or to add trials: --trials 40
+      --pipeline imagenet256 --smoke --trials 3    any recipe without its data
+
+    WORKDIR/sweeps/NAME holds best.yaml, which pipelines/run.py runs, a recipe for each member of the front,
+    pictures, and the study, which optuna-dashboard opens.
+
+    Exit codes: 0 done, 1 no trial succeeded, 2 bad input (nothing was begun), 130 interrupted.
+    """
+    options = Options(
+        pipeline,
+        space,
+        trials,
+        concurrent,
+        tuple(objective or ()),
+        resume,
+        seeds,
+        smoke,
+        tuple(set_ or ()),
+        sampler,
+        storage,
+        tracking_uri,
+        workdir,
+        ray_address,
+        as_json,
+    )
+    try:
+        return _main(options)
+    except BadInput as bad:
+        if as_json:
+            print_json(resume, None, "refused", None, None, [str(problem) for problem in bad.problems])
+        raise
+
+
+def spread_objectives(arguments: Sequence[str]) -> list[str]:
+    """`--objective A B` as `--objective A --objective B`, which the command line's library understands."""
+    spread: list[str] = []
+    following = False
+    for word in arguments:
+        if following and not word.startswith("-") and spread[-1] != "--objective":
+            spread.append("--objective")
+        following = word == "--objective" or (following and not word.startswith("-"))
+        spread.append(word)
+    return spread
+
+
+def _main(options: Options) -> int:
+    workdir = resolve_workdir(options.workdir)
+    store = Store(workdir)
+    note = _note(options, store)
+    available = dict.fromkeys(("CPU", "GPU"), inf) if options.ray_address else visible_devices()
+    study, problems = _study(note, options, available)
+    note = replace(note, objectives=tuple(map(str, study.objectives)))
+    settings = study.settings(study.recipe)
+    problems += check_settings(settings) + check_place(workdir, settings)
+    concurrent = options.concurrent
+    if not options.ray_address:
+        there = local_resources(settings)
+        concurrent = concurrent or fitting(settings, there)
+        problems += check_shape(settings, there, concurrent, "this machine") + check_fit(settings)
+    tracking_uri = options.tracking_uri or f"sqlite:///{workdir / 'mlflow.db'}"
+    problems += check_tracking(tracking_uri) + check_cluster(options.ray_address)
+    problems += _check_storage(options.storage) if options.storage else []
+    if problems:
+        raise BadInput(problems)
+    terminal = Terminal(to_stderr=options.as_json)
+    if names := incomparable(study.space):
+        terminal.say(
+            f"beware: {', '.join(names)} changes how trials are measured: compare with care", "yellow"
+        )
+    with StopRequest() as stop, locked(workdir, terminal.waiting, lambda: stop.count > 0) as free:
+        if not free:
+            terminal.say("interrupted while waiting; nothing was begun")
+            return INTERRUPTED
+        store.sweep()
+        session = Session(
+            note,
+            study,
+            store,
+            tracking_uri,
+            None if options.tracking_uri else workdir / "mlartifacts",
+            options.storage,
+            concurrent,
+            options.ray_address,
+            terminal,
+            stop,
+            lambda name: _command(options, name),
+        )
+        return session.run(options.resume, as_json=options.as_json)
+
+
+def _note(options: Options, store: Store) -> Note:
+    """What to search: as given, or as the sweep to go on with remembers it. Raises BadInput."""
+    sampler = options.sampler
+    if sampler is not None and sampler not in SAMPLERS:
+        raise BadInput([Problem("--sampler", repr(sampler), f"use {' or '.join(SAMPLERS)}")])
+    pipeline = options.pipeline
+    if pipeline is not None and pipeline.endswith((".yaml", ".yml")):
+        pipeline = str(Path(pipeline).absolute())
+    if options.resume is None:
+        return Note(
+            pipeline or "digits",
+            read_space(Path(options.space or SPACE)),
+            options.objectives,
+            options.overrides,
+            options.smoke,
+            sampler or SAMPLERS[0],
+            options.trials or _TRIALS,
+            options.seeds or 1,
+        )
+    old = read_note(store, options.resume)
+    given = {
+        "--pipeline": (pipeline, old.pipeline),
+        "--space": (options.space and read_space(Path(options.space)), old.space),
+        "--objective": (options.objectives, old.objectives),
+        "--set": (options.overrides, old.overrides),
+        "--smoke": (options.smoke, old.smoke),
+        "--sampler": (sampler, old.sampler),
+    }
+    problems = [
+        Problem(option, "differs from the sweep's own", "leave it out, or start a new sweep")
+        for option, (new, kept) in given.items()
+        if new and new != kept
+    ]
+    if problems:
+        raise BadInput(problems)
+    return replace(old, trials=options.trials or old.trials, seeds=options.seeds or old.seeds)
+
+
+def _study(note: Note, options: Options, available: dict[str, float]) -> tuple[Study, list[Problem]]:
+    recipe, problems = load_recipe(note.pipeline, note.overrides)
+    where = SPACE_FILE if options.resume else options.space or SPACE.name
+    space, found = parse_space(note.space, where, note.pipeline, note.overrides, recipe.settings)
+    texts = note.objectives or default_objectives(recipe.settings)
+    objectives, wrong = parse_objectives(texts, recipe.settings)
+    problems += found + wrong
+    if not objectives or not space.parameters:
+        raise BadInput(problems)
+    study = Study(note.pipeline, note.overrides, note.smoke, available, recipe, space, objectives)
+    return study, problems
+
+
+def _check_storage(url: str) -> list[Problem]:
+    try:
+        optuna.storages.get_storage(url)
+    except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
+        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return [Problem("--storage", url, f"Optuna says: {line}")]
+    return []
+
+
+def _command(options: Options, name: str) -> str:
+    """The command that goes on with this sweep."""
+    words = ["python", "sweeps/tune_pgd.py", "--resume", name]
+    pairs = (
+        ("--concurrent", options.concurrent and str(options.concurrent)),
+        ("--storage", options.storage),
+        ("--ray-address", options.ray_address),
+        ("--tracking-uri", options.tracking_uri),
+        ("--workdir", None if options.workdir == "runs" else options.workdir),
+    )
+    words += [word for option, value in pairs if value for word in (option, value)]
+    return redact(shlex.join(words))

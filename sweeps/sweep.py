@@ -1,0 +1,267 @@
+"""A sweep from its first trial to its winner: what runs next, and what is done with what comes back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pipelines.graph import build_graph, stage_needs
+from pipelines.interrupt import StopRequest
+from pipelines.number_text import shown
+from pipelines.plan import reads
+from pipelines.problems import Problem
+from pipelines.recipe import Recipe, load_recipe
+from pipelines.settings import Settings
+from pipelines.smoke import smoke_settings
+from pipelines.terminal import Terminal
+from sweeps.jobs import Job, Level, Result
+from sweeps.objectives import Objective
+from sweeps.ranking import Spread, finalists, ranked, spread
+from sweeps.search import Search
+from sweeps.space import Space, as_override
+
+if TYPE_CHECKING:
+    from sweeps.tuning import Mail
+
+_LOST = "its process died (killed, or out of memory)"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is searched: fixed from the sweep's first call to its last."""
+
+    pipeline: str
+    overrides: tuple[str, ...]
+    smoke: bool
+    available: Mapping[str, float]  # CPUs and GPUs, for what smoke runs take
+    recipe: Recipe
+    space: Space
+    objectives: tuple[Objective, ...]
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Training steps at which trials are compared; none with several objectives."""
+        if self.space.rungs is None or len(self.objectives) > 1:
+            return ()
+        return self.space.rungs.steps(self.settings(self.recipe).stage2.steps)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """What measures the objectives."""
+        return tuple(dict.fromkeys(objective.node for objective in self.objectives))
+
+    def settings(self, recipe: Recipe) -> Settings:
+        """What is run of a recipe."""
+        return smoke_settings(recipe.settings, dict(self.available)) if self.smoke else recipe.settings
+
+    def at(self, values: Mapping[str, Any], *more: str) -> tuple[Recipe, list[Problem]]:
+        """The recipe with a point of the space laid over it, and what is wrong with it."""
+        point = [as_override(name, value) for name, value in values.items()]
+        recipe, problems = load_recipe(self.pipeline, [*self.overrides, *point, *more])
+        return replace(recipe, name=self.recipe.name), problems
+
+    def shared(self) -> set[str]:
+        """Nodes that no parameter changes, so that all trials have them in common."""
+        settings = self.settings(self.recipe)
+        graph = build_graph(settings)
+        searched = [parameter.name for parameter in self.space.parameters]
+        own = {name for name, node in graph.items() if any(reads(node, setting) for setting in searched)}
+        return {name for name in graph if not stage_needs(graph, [name]) & own}
+
+
+@dataclass
+class Sweep:
+    """`sweeps.tuning.Source`: trials of the search first, then repeats of the best over seeds."""
+
+    study: Study
+    search: Search
+    terminal: Terminal
+    stop: StopRequest
+    num_seeds: int
+    on_change: Callable[[], object] = lambda: None  # called when a trial has ended
+    on_pruned: Callable[[str, str], object] = lambda run_id, why: None  # with a trial's MLflow run
+    mail: "Mail | None" = None  # once Ray runs
+    running: set[str] = field(default_factory=set)
+    executed: dict[str, list[str]] = field(default_factory=dict)  # nodes, of the running jobs' rungs
+    broken: str = ""  # why no trial of this sweep can succeed
+    _repeats: list[tuple[int, int]] | None = None
+    _passed_on: bool = False
+
+    def next(self) -> Job | None:
+        if self.stop.count or self.broken:
+            return None
+        return self._next_trial() or (None if self.search.is_running else self._next_repeat())
+
+    @property
+    def has_work(self) -> bool:
+        """True when a trial or a repeat is left to run."""
+        return not self.search.complete or bool(self._missing_repeats())
+
+    def exhausted(self) -> bool:
+        if self.stop.count or self.broken:
+            return True
+        if not self.search.complete or self.num_seeds == 1:
+            return self.search.complete
+        return not self.search.is_running and not self._repeats
+
+    def looked(self, job: Job, result: Result) -> bool:
+        score = result.metrics.get(self._score())
+        if score is None or result.step is None:
+            return False
+        self.terminal.say(f"{job.label}: after {result.step} steps {self._score()} {shown(score)}")
+        self.executed[job.label] = [*self.executed.get(job.label, []), *result.executed]
+        return self.search.prunes(job.number, result.step, score)
+
+    def ended(self, job: Job, result: Result | None) -> None:
+        self.running.discard(job.label)
+        result = result or Result("failed", None, cause=_LOST)
+        own = (
+            () if result.outcome == "rung" else result.executed
+        )  # a rung's were counted when it was looked at
+        facts = result.facts | {"executed": [*self.executed.pop(job.label, []), *own]}
+        if job.seed is None:
+            self._trial_ended(job, result, facts)
+        elif result.outcome != "interrupted":
+            self._repeat_ended(job, job.seed, result, facts)
+        self.on_change()
+
+    def turn(self) -> None:
+        """Shows how far trials are; passes the wish to stop on to them."""
+        assert self.mail is not None
+        for name, message in self.mail.progress().items():
+            if name.partition(":")[0] in self.running:
+                self.terminal.progress(name, message)
+        if (self.stop.count or self.broken) and not self._passed_on:
+            self._passed_on = True
+            if not self.broken:
+                self.terminal.say("stopping: trials write their last checkpoints (up to 30 s)")
+            self.mail.stop()
+
+    def points(self) -> dict[int, tuple[float, ...]]:
+        """Objective values of the trials that were measured in full."""
+        return {trial.number: tuple(trial.values) for trial in self.search.finished}
+
+    def order(self) -> list[int]:
+        """The front's trials, the best first, each with its own seed alone."""
+        return ranked(self.points(), self.study.objectives, self._first())
+
+    def spreads(self) -> list[Spread]:
+        """Trials that were repeated over all seeds without a failure, the best first."""
+        found = {}
+        for number, own in self.points().items():
+            repeats = self.search.repeats(number)
+            if len(repeats) == self.num_seeds - 1 > 0 and all("values" in r for r in repeats.values()):
+                found[number] = spread(number, [own, *(r["values"] for _, r in sorted(repeats.items()))])
+        means = {number: own.mean for number, own in found.items()}
+        first = self._first() if self._first() in found else None
+        best = ranked(means, self.study.objectives, first)
+        return [found[number] for number in [*best, *(number for number in found if number not in best)]]
+
+    def best(self) -> int | None:
+        """The winner: by its mean over seeds where there are several."""
+        if spreads := self.spreads():
+            return spreads[0].number
+        return next(iter(self.order()), None)
+
+    def _first(self) -> int | None:
+        return None if self.search.first is None else self.search.first.number
+
+    def _score(self) -> str:
+        rungs, [objective] = self.study.space.rungs, self.study.objectives
+        assert rungs is not None
+        recipe, _ = self.study.at({}, *rungs.settings)
+        return objective.at_rungs(recipe.settings.evaluate.robust.attack)
+
+    def _next_trial(self) -> Job | None:
+        """Points that the recipe refuses fail at once, with its words."""
+        while (asked := self.search.ask()) is not None:
+            recipe, problems = self.study.at(asked.values)
+            if not problems:
+                return self._job(asked.number, None, asked.values, recipe)
+            cause = "; ".join(str(problem).removeprefix("error: ") for problem in problems)
+            self.search.tell_failed(asked.number, cause, {})
+            self.terminal.say(f"trial {asked.number}: failed: {cause}", "red")
+        return None
+
+    def _next_repeat(self) -> Job | None:
+        if self._repeats is None:
+            self._repeats = self._missing_repeats()
+        if not self._repeats:
+            return None
+        number, seed = self._repeats.pop(0)
+        values = self.search.trials[number].params
+        recipe, problems = self.study.at(values, f"seed={seed}")
+        assert not problems  # it ran with another seed
+        return self._job(number, seed, values, recipe)
+
+    def _missing_repeats(self) -> list[tuple[int, int]]:
+        """Trial and seed of each repeat that the finalists still need."""
+        numbers = finalists(self.points(), self.study.objectives, self._first())
+        own = self.study.recipe.settings.seed
+        return [
+            (number, seed)
+            for seed in range(own + 1, own + self.num_seeds)
+            for number in numbers
+            if seed not in self.search.repeats(number)
+        ]
+
+    def _job(self, number: int, seed: int | None, values: Mapping[str, Any], recipe: Recipe) -> Job:
+        levels = [Level(self.study.settings(recipe), None)]
+        rungs = self.study.space.rungs
+        if seed is None and rungs is not None:
+            looks = []
+            for step in self.study.looks:
+                own, _ = self.study.at(values, *rungs.settings, f"stage2.until={step}")
+                looks.append(Level(self.study.settings(own), step))
+            levels = [*looks, *levels]
+        title = f"trial {number}" + (" (the recipe itself)" if number == 0 else "")
+        job = Job(number, seed, title if seed is None else f"seed {seed}", recipe, tuple(levels))
+        self.running.add(job.label)
+        words = "  ".join(f"{name}={_short(value)}" for name, value in values.items())
+        self.terminal.say(f"{job.label}: starts: {'the recipe itself' if number == 0 else words}")
+        return job
+
+    def _trial_ended(self, job: Job, result: Result, facts: Mapping[str, Any]) -> None:
+        values, missing = self._values(result)
+        match result.outcome:
+            case "done" if not missing:
+                self.search.tell(job.number, values, facts)
+                self.terminal.say(f"{job.label}: {self._told(values)}", "green")
+            case "rung":
+                self.search.tell_pruned(job.number, facts)
+                why = f"ended at step {result.step}: others did better"
+                self.on_pruned(result.run_id, why)
+                self.terminal.say(f"{job.label}: {why}", "yellow")
+            case "interrupted":
+                self.terminal.say(f"{job.label}: interrupted; --resume goes on with it", "yellow")
+            case _:
+                cause = result.cause or missing
+                self.search.tell_failed(job.number, cause, facts)
+                self.terminal.say(f"{job.label}: failed: {cause}", "red")
+                if failed := set(result.failed) & self.study.shared():
+                    self.broken = f"{', '.join(sorted(failed))} failed, which all trials need: {cause}"
+
+    def _repeat_ended(self, job: Job, seed: int, result: Result, facts: Mapping[str, Any]) -> None:
+        values, missing = self._values(result)
+        if result.outcome == "done" and not missing:
+            self.search.note_repeat(job.number, seed, {**facts, "values": values})
+            self.terminal.say(f"{job.label}: {self._told(values)}", "green")
+        else:
+            cause = result.cause or missing
+            self.search.note_repeat(job.number, seed, {**facts, "cause": cause})
+            self.terminal.say(f"{job.label}: failed: {cause}; it cannot win", "red")
+
+    def _values(self, result: Result) -> tuple[list[float], str]:
+        """The objectives' values, and why there are none where one is missing."""
+        metrics = [objective.metric for objective in self.study.objectives]
+        missing = [metric for metric in metrics if metric not in result.metrics]
+        if missing:
+            return [], f"{', '.join(missing)} could not be computed"
+        return [result.metrics[metric] for metric in metrics], ""
+
+    def _told(self, values: list[float]) -> str:
+        pairs = zip(self.study.objectives, values, strict=True)
+        return "  ".join(f"{objective.metric} {shown(value)}" for objective, value in pairs)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

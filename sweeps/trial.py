@@ -1,0 +1,154 @@
+"""One trial: the recipe with a point of the space laid over it, run as a pipeline in a process of its own.
+
+Its stages are Ray tasks like any run's. What other trials have made, or are making now, it takes from the
+workdir instead of making it again.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import Trainable
+
+from data.redact import redact
+from pipelines.plan import make_plan
+from pipelines.problems import BadInput
+from pipelines.record import Recorder
+from pipelines.runner import Outcome, Runner
+from pipelines.store import Store
+from pipelines.terminal import Terminal
+from pipelines.tracking import TRACKING_ERRORS, Tracker, Trial
+from sweeps.jobs import Job, Level, Result
+
+_ASK_SECONDS = 1.0  # between looks whether the sweep is to stop
+RESULT = "result"  # where Ray Tune carries a `Result`
+LOGS = "trials"  # folder of the trials' own lines, in the sweep's
+
+
+@dataclass(frozen=True)
+class Place:
+    """What all trials of a sweep share."""
+
+    name: str
+    folder: Path
+    store: Store
+    tracking_uri: str
+    experiment: str
+    artifacts: Path | None
+    sweep_run: str
+    nodes: tuple[str, ...]  # that measure the objectives
+    smoke: bool
+    mailbox: Any
+
+
+class PipelineTrial(Trainable):
+    """Ray Tune's view of a job: a step is a level of it. The process serves one job after another."""
+
+    def setup(self, config: dict[str, Any], place: Place | None = None) -> None:
+        assert place is not None
+        self.place = place
+        self.tracker: Tracker | None = None
+        self.reset_config(config)
+
+    def reset_config(self, config: dict[str, Any]) -> bool:
+        self.job: Job = config["job"]
+        self.level = 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Runs the next level."""
+        level = self.job.levels[self.level]
+        self.level += 1
+        try:
+            if self.tracker is None:
+                place = self.place
+                self.tracker = Tracker(place.tracking_uri, place.experiment, place.artifacts)
+            result = run_level(self.place, self.job, level, self.tracker)
+        except (BadInput, *TRACKING_ERRORS) as error:
+            result = Result("failed", level.step, cause=_first_line(error))
+        return {"done": result.outcome != "rung", RESULT: result}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: stages keep their own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None: ...
+
+
+def run_level(place: Place, job: Job, level: Level, tracker: Tracker) -> Result:
+    """Runs what of a level is not there yet."""
+    plan = make_plan(level.settings, place.store, only=place.nodes, smoke=place.smoke)
+    trial = Trial(place.name, place.sweep_run, job.number, job.seed, level.step)
+    recorder = Recorder(tracker, job.recipe, job.title, plan, place.store.workdir, alone=False, trial=trial)
+    log = place.folder / LOGS / f"{job.label.replace(', ', '-').replace(' ', '-')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        stop = _Wish(place.mailbox)
+        outcome = Runner(
+            plan, place.store, recorder, _TrialTerminal(file, place.mailbox, job.label), stop
+        ).run()
+    result = Result(
+        "rung" if level.step is not None else "done",
+        level.step,
+        run_id=recorder.run_id,
+        fingerprint=plan.fingerprint,
+        executed=tuple(name for name, status in outcome.status.items() if status in ("ran", "resumed")),
+        failed=tuple(outcome.failed),
+    )
+    result = replace(result, seconds=_seconds(result.executed, outcome))
+    if outcome.failed:
+        cause = redact("; ".join(f"{name}: {outcome.reason[name]}" for name in outcome.failed))
+        recorder.close("failed", cause)
+        return replace(result, outcome="failed", cause=cause)
+    if outcome.interrupted:
+        recorder.close("interrupted", "")
+        return replace(result, outcome="interrupted")
+    if level.step is None:
+        recorder.finish(outcome.manifests)
+        recorder.close("done", "")
+    return replace(result, metrics=_metrics(place, outcome))
+
+
+def _metrics(place: Place, outcome: Outcome) -> dict[str, float]:
+    """Of the nodes that measure stage 2's model."""
+    found: dict[str, float] = {}
+    for name in ("sample", *place.nodes):
+        found |= outcome.manifests.get(name, {}).get("metrics", {})
+    return found
+
+
+def _seconds(executed: Iterable[str], outcome: Outcome) -> float:
+    return round(sum(outcome.manifests[name]["seconds"] for name in executed), 1)
+
+
+class _Wish:
+    """`pipelines.interrupt.StopRequest` from afar: the driver's wish that everything ends."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox, self._next, self._count = mailbox, 0.0, 0
+
+    @property
+    def count(self) -> int:
+        if not self._count and time.monotonic() >= self._next:
+            self._count = int(ray.get(self.mailbox.put.remote("", None, [])))
+            self._next = time.monotonic() + _ASK_SECONDS
+        return self._count
+
+
+class _TrialTerminal(Terminal):
+    """Lines go to the trial's log; how far it is goes to the sweep's driver, which has the screen."""
+
+    def __init__(self, file: Any, mailbox: Any, label: str) -> None:
+        super().__init__(file=file)
+        self.mailbox, self.label = mailbox, label
+
+    def progress(self, name: str, message: Mapping[str, Any]) -> None:
+        self.mailbox.put.remote(f"{self.label}: {name}", dict(message), [])
+        super().progress(name, message)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return redact(lines[0] if lines else type(error).__name__)

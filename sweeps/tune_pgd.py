@@ -1,0 +1,16 @@
+"""The search: `python sweeps/tune_pgd.py --pipeline digits` (see --help)."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # A script's own folder comes first on the path; the project's root belongs there instead, so that this
+    # checkout's packages are the ones that run.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+    from data.command_line import app_of
+    from pipelines.usage import run_app
+    from sweeps.cli import spread_objectives, tune
+
+    sys.argv[1:] = spread_objectives(sys.argv[1:])
+    run_app(app_of(tune))

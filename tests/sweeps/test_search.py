@@ -1,0 +1,135 @@
+"""The search: what is asked for after a crash, how trials end, who is ended early."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from pipelines.recipe import load_recipe
+from sweeps.objectives import Objective
+from sweeps.search import Search
+from sweeps.space import parse_space
+
+SETTINGS = load_recipe("digits")[0].settings
+TEXT = """
+settings:
+  stage2.contrastive.step_size: {times: [0.25, 4], log: true}
+  stage2.contrastive.max_steps: {times: [0.5, 2]}
+rungs: {first: 0.125, factor: 3}
+"""
+ONE = (Objective("frechet_distance", maximize=False),)
+TWO = (*ONE, Objective("robust_accuracy", maximize=True))
+
+
+@pytest.fixture
+def open_search(tmp_path: Path) -> Callable[..., Search]:
+    space, _ = parse_space(TEXT, "my.yaml", "digits", (), SETTINGS)
+
+    def opened(file: str = "study.db", *, objectives=TWO, num_trials=4, sampler="tpe", looks=()) -> Search:
+        return Search(
+            f"sqlite:///{tmp_path / file}",
+            "digits-1",
+            space,
+            objectives,
+            SETTINGS,
+            num_trials=num_trials,
+            sampler=sampler,
+            looks=looks,
+        )
+
+    return opened
+
+
+def _measured(search: Search, number: int) -> None:
+    size = search.trials[number].params["stage2.contrastive.step_size"]
+    search.tell(number, [abs(size - 0.4), size][: len(search.objectives)], {"run_id": f"run {number}"})
+
+
+def _run(search: Search, most: int = 100) -> None:
+    for _ in range(most):
+        asked = search.ask()
+        if asked is None:
+            return
+        _measured(search, asked.number)
+
+
+def test_the_recipe_comes_first(open_search):
+    asked = open_search().ask()
+    assert asked.number == 0
+    assert asked.values == {"stage2.contrastive.step_size": 0.3, "stage2.contrastive.max_steps": 40}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_search_that_died_goes_on_as_it_would_have(open_search, sampler):
+    whole = open_search("whole.db", num_trials=14, sampler=sampler)
+    _run(whole)
+    _run(open_search("cut.db", num_trials=14, sampler=sampler), most=5)
+    dying = open_search("cut.db", num_trials=14, sampler=sampler)
+    lost = dying.ask()  # nobody hears of it again
+    resumed = open_search("cut.db", num_trials=14, sampler=sampler)
+    again = resumed.ask()
+    assert (again.number, again.values) == (lost.number, lost.values) == (5, lost.values)
+    _measured(resumed, again.number)
+    _run(resumed)
+    assert [t.params for t in resumed.trials] == [t.params for t in whole.trials]
+    assert [t.values for t in resumed.trials] == [t.values for t in whole.trials]
+    assert {t.state for t in resumed.trials} == {TrialState.COMPLETE}
+
+
+def test_several_that_were_running_are_all_asked_for_again(open_search):
+    first = open_search()
+    lost = [first.ask() for _ in range(3)]
+    again = open_search()
+    assert [again.ask() for _ in range(3)] == lost
+    assert again.ask().number == 3
+    assert again.ask() is None
+
+
+def test_nothing_is_left_running_when_a_search_is_given_up(open_search):
+    search = open_search()
+    search.ask()
+    search.requeue()
+    study = optuna.load_study(study_name="digits-1", storage=search.study._storage)
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING]
+
+
+def test_more_trials_may_be_asked_for_later(open_search):
+    _run(open_search(num_trials=2))
+    more = open_search(num_trials=3)
+    assert not more.complete
+    _run(more)
+    assert len(more.trials) == 3
+    assert more.complete
+
+
+def test_failed_trials_count_and_keep_their_cause(open_search):
+    search = open_search(num_trials=2)
+    search.tell_failed(search.ask().number, "train_stage2: FloatingPointError: diverged", {"run_id": "a"})
+    _run(search)
+    failed, done = open_search(num_trials=2).trials
+    assert failed.state == TrialState.FAIL
+    assert failed.user_attrs["cause"] == "train_stage2: FloatingPointError: diverged"
+    assert done.state == TrialState.COMPLETE
+    assert search.first is None
+
+
+def test_rungs_end_the_worse_and_never_the_recipe(open_search):
+    search = open_search(objectives=ONE, num_trials=4, looks=(100, 300))
+    numbers = [search.ask().number for _ in range(4)]
+    ended = {
+        number: search.prunes(number, 100, score) for number, score in zip(numbers, (9, 1, 2, 3), strict=True)
+    }
+    assert ended == {0: False, 1: False, 2: True, 3: True}
+    search.tell_pruned(2, {})
+    assert search.trials[2].state == TrialState.PRUNED
+    assert open_search(objectives=ONE, looks=(100, 300)).trials[2].intermediate_values == {100: 2.0}
+
+
+def test_repeats_over_seeds_are_remembered(open_search):
+    search = open_search(num_trials=1)
+    _run(search)
+    search.note_repeat(0, 1, {"values": [0.1, 0.5]})
+    search.note_repeat(0, 2, {"cause": "diverged"})
+    assert open_search(num_trials=1).repeats(0) == {1: {"values": [0.1, 0.5]}, 2: {"cause": "diverged"}}
