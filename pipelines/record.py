@@ -160,7 +160,7 @@ class Recorder:
         movies = [] if node.part else folder.glob("figures/*.gif")  # of one name, stage 1's too
         for other in (*folder.glob("*.html"), *movies):
             self.tracker.file(runs, other)
-        if len(points) > 1:
+        if len(points) > 1 and self.trial is None:  # trials' curves are compared in MLflow's own charts
             with tempfile.TemporaryDirectory() as temporary:
                 path = Path(temporary, "curves.png")
                 draw_curves(points, path, steps_are(node.stage))

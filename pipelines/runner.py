@@ -45,7 +45,16 @@ class Outcome:
 class Runner:
     """One pass over a plan. The driver's only loop; nothing else waits."""
 
-    def __init__(self, plan: Plan, store: Store, recorder: Recorder, terminal: Terminal, stop: Stop) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        recorder: Recorder,
+        terminal: Terminal,
+        stop: Stop,
+        mailbox: Any = None,
+    ) -> None:
+        """mailbox: from `open_mailbox`, of a run before this one in the same process; None opens one."""
         self.plan, self.store, self.recorder, self.terminal, self.stop = plan, store, recorder, terminal, stop
         self.graph = {name: step.node for name, step in plan.steps.items()}
         self.outcome = Outcome()
@@ -57,7 +66,7 @@ class Runner:
         self.locks: dict[str, IO[str]] = {}
         self.tasks: dict[str, Task] = {}
         self.restarts: Counter[str] = Counter()
-        self.mailbox: Any = None
+        self.mailbox = mailbox
         self.stop_deadline = float("inf")
 
     def run(self) -> Outcome:
@@ -244,7 +253,7 @@ class Runner:
     def _pass_on(self) -> None:
         progress, points = ray.get(self.mailbox.take.remote())
         for name, message in progress.items():
-            if name not in self.outcome.status:
+            if name in self.tasks and name not in self.outcome.status:
                 self.terminal.progress(name, message)
         for name, new in points.items():
             self.recorder.points(self.plan.steps[name].node, new)

@@ -14,6 +14,7 @@ import ray
 from ray.tune import Trainable
 
 from data.redact import redact
+from pipelines.channel import open_mailbox
 from pipelines.plan import make_plan
 from pipelines.problems import BadInput
 from pipelines.record import Recorder
@@ -51,6 +52,7 @@ class PipelineTrial(Trainable):
         assert place is not None
         self.place = place
         self.tracker: Tracker | None = None
+        self.mailbox = open_mailbox()  # of one run after another: an actor takes a second to start
         self.reset_config(config)
 
     def reset_config(self, config: dict[str, Any]) -> bool:
@@ -66,7 +68,7 @@ class PipelineTrial(Trainable):
             if self.tracker is None:
                 place = self.place
                 self.tracker = Tracker(place.tracking_uri, place.experiment, place.artifacts)
-            result = run_level(self.place, self.job, level, self.tracker)
+            result = run_level(self.place, self.job, level, self.tracker, self.mailbox)
         except (BadInput, *TRACKING_ERRORS) as error:
             result = Result("failed", level.step, cause=_first_line(error))
         return {"done": result.outcome != "rung", RESULT: result}
@@ -77,18 +79,17 @@ class PipelineTrial(Trainable):
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None: ...
 
 
-def run_level(place: Place, job: Job, level: Level, tracker: Tracker) -> Result:
-    """Runs what of a level is not there yet."""
+def run_level(place: Place, job: Job, level: Level, tracker: Tracker, mailbox: Any) -> Result:
+    """Runs what of a level is not there yet. mailbox: that its stages report to."""
+    ray.get(mailbox.take.remote())  # what the run before left unread
     plan = make_plan(level.settings, place.store, only=place.nodes, smoke=place.smoke)
     trial = Trial(place.name, place.sweep_run, job.number, job.seed, level.step)
     recorder = Recorder(tracker, job.recipe, job.title, plan, place.store.workdir, alone=False, trial=trial)
     log = place.folder / LOGS / f"{job.label.replace(', ', '-').replace(' ', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        stop = _Wish(place.mailbox)
-        outcome = Runner(
-            plan, place.store, recorder, _TrialTerminal(file, place.mailbox, job.label), stop
-        ).run()
+        terminal, stop = _TrialTerminal(file, place.mailbox, job.label), _Wish(place.mailbox)
+        outcome = Runner(plan, place.store, recorder, terminal, stop, mailbox).run()
     result = Result(
         "rung" if level.step is not None else "done",
         level.step,
