@@ -135,8 +135,8 @@ def _trust(sweep: Sweep) -> Iterator[str]:
 def say_where(terminal: Terminal, best: Path | None, folder: Path, storage: str) -> None:
     if best is not None:
         terminal.say(f"best       {best}; to run it: python pipelines/run.py --pipeline {best}")
-    terminal.say(f"front      {folder / FRONT_FOLDER}")
-    terminal.say(f"pictures   {folder / 'figures'}")
+        terminal.say(f"front      {folder / FRONT_FOLDER}")
+        terminal.say(f"pictures   {folder / 'figures'}")
     terminal.say(f"study      {storage}")
 
 
@@ -170,6 +170,7 @@ def print_json(
     """The last line of stdout under `--json`."""
     result: dict[str, Any] = {"sweep": name, "run_id": run_id, "status": status}
     if sweep is not None:
+        result["smoke"] = sweep.study.smoke
         number = sweep.best()
         trials = trial_rows(sweep)
         result |= {

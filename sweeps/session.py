@@ -12,6 +12,7 @@ from data.redact import redact
 from pipelines.cli import DONE, FAILED
 from pipelines.devices import local_resources
 from pipelines.interrupt import StopRequest
+from pipelines.number_text import SMOKE_PREFIX
 from pipelines.plan import make_plan
 from pipelines.problems import BadInput, Problem
 from pipelines.smoke import SUFFIX
@@ -63,6 +64,8 @@ class Session:
         run_id, status = self._search(sweep, name, folder)
         best = write_recipes(sweep, name, folder, self.store.workdir)
         say_results(sweep, self.terminal)
+        if self.study.smoke:
+            say("smoke: everything ran; none of these figures is a result", "yellow")
         say_where(self.terminal, best, folder, redact(storage))
         say(redact(f"tracking   {self.tracking_uri}, run {run_id}"))
         if status == "failed":
@@ -106,7 +109,8 @@ class Session:
 
         experiment = self.study.recipe.name + SUFFIX * self.study.smoke
         tracker = Tracker(self.tracking_uri, experiment, self.artifacts)
-        run_id = tracker.open_sweep(name, self._params(), provenance(), str(self.store.workdir))
+        tags = provenance() | ({"atjem.smoke": "true"} if self.study.smoke else {})
+        run_id = tracker.open_sweep(name, self._params(), tags, str(self.store.workdir))
         sweep.on_pruned = lambda run, why: tracker.close(run, "pruned", why)
         if sweep.has_work:
             self._tune(sweep, name, folder, experiment, run_id)
@@ -178,9 +182,10 @@ def _figures(sweep: Sweep) -> dict[str, float]:
     """Of the sweep's own run: the winner's figures, how many trials there are."""
     best, points = sweep.best(), sweep.points()
     names = (f"best_{objective.metric}" for objective in sweep.study.objectives)
-    return {
+    figures = {
         **({} if best is None else dict(zip(names, points[best], strict=True))),
         "num_trials": len(sweep.search.trials),
         "num_measured": len(points),
         "front_size": len(sweep.order()),
     }
+    return {SMOKE_PREFIX * sweep.study.smoke + name: value for name, value in figures.items()}

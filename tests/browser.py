@@ -8,13 +8,20 @@ import json
 import os
 import select
 import shutil
+import signal
+import socket
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
+from running import ROOT
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
@@ -24,6 +31,14 @@ _OPTIONS = (
     " --hide-scrollbars --remote-debugging-pipe"
 )
 _ERRORS = ("error", "assert")
+PICTURES = os.environ.get("ATJEM_PICTURES") == "1"  # of full runs, for docs/
+_MAX_BYTES = 400_000
+# What a person sets once in MLflow's pages: the side for training, and no chat panel.
+_MLFLOW_CHOICES = {
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.panelOpen_v1": "false",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+}
 
 
 @contextmanager
@@ -191,3 +206,60 @@ class Page:
     def _events(self) -> list[dict[str, Any]]:
         self.evaluate("0")  # what has happened before now has arrived before its answer
         return self._owner.events.get(self._session, [])
+
+
+@contextmanager
+def mlflow_ui(workdir: Path) -> Iterator[str]:
+    """`make ui` of a workdir on a free port; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = (f"BIN={Path(sys.executable).parent}", f"PORT={port}", f"RUNS={workdir}")
+    command = ["make", "--old-file=.venv/.installed", "ui", *variables]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _wait_for_server(server, f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def _wait_for_server(server: subprocess.Popen[bytes], address: str) -> None:
+    for _ in range(120):
+        assert server.poll() is None, "make ui has ended"
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"{address} does not answer")
+
+
+def choose_training(chromium: Browser, address: str) -> None:
+    """As a person does once: MLflow's pages of training runs."""
+    page = chromium.open(f"{address}/health", width=400)
+    page.wait_until_loaded()
+    page.evaluate(
+        f"Object.entries({json.dumps(_MLFLOW_CHOICES)}).forEach(pair => localStorage.setItem(...pair))"
+    )
+
+
+def only_this_machine(page: Page, address: str) -> None:
+    """Asserts that the page has asked nobody else for anything."""
+    assert [url for url in page.requests() if not url.removeprefix("blob:").startswith(address)] == []
+
+
+def take(page: Page, path: Path, height: int | None = None) -> None:
+    """A picture in 256 colours, small enough for a repository, that names no folder of this machine."""
+    page.evaluate(
+        "(words => { while (words.nextNode()) words.currentNode.data ="
+        f" words.currentNode.data.replaceAll({json.dumps(str(ROOT) + os.sep)}, '') }})"
+        "(document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT))"
+    )
+    page.screenshot(path, height)
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(
+            256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+        ).save(path, optimize=True)
+    assert path.stat().st_size < _MAX_BYTES

@@ -124,6 +124,8 @@ def test_every_command_is_known():
         "make ui",
         "compare RUN RUN RUN",
         "compare RUN RUN --metric",
+        "tune_pgd.py --pipeline digits",
+        "tune_pgd.py --resume",
         "imagenet256 --plan",
         "imagenet256 --smoke",
         "cifar10 --set data.root=DATASETS",
@@ -174,6 +176,16 @@ def test_compare(changed, place):
     done = _run(_find("compare RUN RUN --metric").replace("RUN RUN", runs), place)
     (columns,) = json.loads(done.stdout.splitlines()[-1])["metrics"].values()
     assert [column["num"] for column in columns] == [1, 1]
+
+
+def test_search(place):
+    command = _find("tune_pgd.py --pipeline digits").replace("--trials 20 --seeds 3", "--trials 1 --smoke")
+    done = _run(command, place)
+    assert done.returncode == 0, done.stderr
+    assert (place / "runs" / "best.yaml").is_file()
+    done = _run(_find("tune_pgd.py --resume").replace("digits-1", "digits-smoke-1"), place)
+    assert done.returncode == 0, done.stderr
+    assert "1 done" in done.stdout
 
 
 def test_export(demo, place):

@@ -4,20 +4,23 @@ With ATJEM_PICTURES=1 (`make pictures`) they show the full runs in runs/, and th
 """
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from browser import BROWSER, Browser, Page, browser
+from browser import (
+    BROWSER,
+    PICTURES,
+    Browser,
+    Page,
+    browser,
+    choose_training,
+    mlflow_ui,
+    only_this_machine,
+    take,
+)
 from mlflow import MlflowClient
 from PIL import Image
 from running import ROOT, reduced_arguments
@@ -28,17 +31,9 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on PATH to render the pages with"),
 ]
 
-PICTURES = os.environ.get("ATJEM_PICTURES") == "1"
 CHANGED = "stage2.contrastive.step_size=0.2"
-_MAX_BYTES = 400_000
 _IS_GRID = "image => image.naturalWidth > 100 && image.getBoundingClientRect().width > 100"
 _LONG = 2000  # pixels of a picture's height
-# What a person sets once in MLflow's pages: the side for training, and no chat panel.
-_MLFLOW_CHOICES = {
-    "mlflow.workflowType_v1": '"machine_learning"',
-    "mlflow.assistant.panelOpen_v1": "false",
-    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
-}
 
 
 @dataclass(frozen=True)
@@ -89,37 +84,15 @@ def chromium(tmp_path) -> Iterator[Browser]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def ui(runs) -> Iterator[str]:
+    with mlflow_ui(runs.workdir) as address:
+        yield address
+
+
 @pytest.fixture
 def pictures(tmp_path) -> Path:
     return ROOT / "docs" if PICTURES else tmp_path
-
-
-@pytest.fixture(scope="module")
-def mlflow_ui(runs) -> Iterator[str]:
-    """`make ui` on a free port; gives its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    variables = (f"BIN={Path(sys.executable).parent}", f"PORT={port}", f"RUNS={runs.workdir}")
-    command = ["make", "--old-file=.venv/.installed", "ui", *variables]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
-        _wait_for_server(server, f"http://127.0.0.1:{port}/health")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-
-
-def _wait_for_server(server: subprocess.Popen[bytes], address: str) -> None:
-    for _ in range(120):
-        assert server.poll() is None, "make ui has ended"
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise TimeoutError(f"{address} does not answer")
 
 
 @pytest.mark.parametrize(
@@ -141,13 +114,13 @@ def test_report_renders_everywhere(runs, chromium, pictures, tmp_path, name, wid
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     red, green, blue = _corner(page, tmp_path / "corner.png")
     assert (red + green + blue < 200) == dark
-    _take(page, (tmp_path if name.endswith("phone-dark") else pictures) / f"{name}.png", height)
+    take(page, (tmp_path if name.endswith("phone-dark") else pictures) / f"{name}.png", height)
 
 
-def test_mlflow_compares_two_runs(runs, mlflow_ui, chromium, pictures):
-    _choose(chromium, mlflow_ui)
+def test_mlflow_compares_two_runs(runs, ui, chromium, pictures):
+    choose_training(chromium, ui)
     query = f"runs={json.dumps(runs.ids, separators=(',', ':'))}&experiments=[%22{runs.experiment}%22]"
-    page = chromium.open(f"{mlflow_ui}/#/compare-runs?{query}", width=1300, height=1720)
+    page = chromium.open(f"{ui}/#/compare-runs?{query}", width=1300, height=1720)
     page.wait_for_text(*runs.names, "clean_accuracy", "stage2.contrastive.step_size")
     page.wait_for("document.querySelectorAll('[role=switch]').length > 1")
     page.evaluate("document.querySelectorAll('[role=switch]')[0].click()")  # parameters: show diff only
@@ -156,13 +129,13 @@ def test_mlflow_compares_two_runs(runs, mlflow_ui, chromium, pictures):
     page.click("Visualizations")  # fold the plot away
     page.click("sample_grid.png")
     page.wait_for(f"new Set([...document.images].filter({_IS_GRID}).map(image => image.src)).size === 2")
-    _only_this_machine(page, mlflow_ui)
-    _take(page, pictures / "mlflow-compare.png")
+    only_this_machine(page, ui)
+    take(page, pictures / "mlflow-compare.png")
 
 
-def test_mlflow_shows_a_run_with_its_samples(runs, mlflow_ui, chromium, pictures):
-    _choose(chromium, mlflow_ui)
-    address = f"{mlflow_ui}/#/experiments/{runs.experiment}/runs/{runs.ids[0]}"
+def test_mlflow_shows_a_run_with_its_samples(runs, ui, chromium, pictures):
+    choose_training(chromium, ui)
+    address = f"{ui}/#/experiments/{runs.experiment}/runs/{runs.ids[0]}"
     page = chromium.open(address, width=1300, height=1300)
     page.wait_for_text("clean_accuracy", "Each seed above the sample")
     page.wait_for(
@@ -172,13 +145,13 @@ def test_mlflow_shows_a_run_with_its_samples(runs, mlflow_ui, chromium, pictures
     page.wait_for_text("Show less")
     metrics = page.text.partition("Metrics (")[2]
     assert metrics.index("clean_accuracy") < metrics.index("pgd_accuracy") < metrics.index("num_train_images")
-    _only_this_machine(page, mlflow_ui)
-    _take(page, pictures / "mlflow-run.png")
+    only_this_machine(page, ui)
+    take(page, pictures / "mlflow-run.png")
 
 
-def test_address_that_a_run_prints_opens_its_table_of_runs(runs, mlflow_ui, chromium):
+def test_address_that_a_run_prints_opens_its_table_of_runs(runs, ui, chromium):
     """Without it MLflow opens the experiment in its view of chats, which shows none of our runs."""
-    address = f"{mlflow_ui}/#/experiments/{runs.experiment}/runs?workflowType=machine_learning"
+    address = f"{ui}/#/experiments/{runs.experiment}/runs?workflowType=machine_learning"
     page = chromium.open(address, width=1600)
     page.wait_for_text("Run Name", "Joint energy models trained by one recipe", "train (")
 
@@ -189,34 +162,7 @@ def test_sample_grid_is_a_picture(runs, pictures):
     shutil.copy(runs.samples, pictures / "samples.png")
 
 
-def _choose(chromium: Browser, address: str) -> None:
-    page = chromium.open(f"{address}/health", width=400)
-    page.wait_until_loaded()
-    page.evaluate(
-        f"Object.entries({json.dumps(_MLFLOW_CHOICES)}).forEach(pair => localStorage.setItem(...pair))"
-    )
-
-
-def _only_this_machine(page: Page, address: str) -> None:
-    assert [url for url in page.requests() if not url.removeprefix("blob:").startswith(address)] == []
-
-
 def _corner(page: Page, path: Path) -> tuple[int, int, int]:
     page.screenshot(path, height=10)
     with Image.open(path) as picture:
         return picture.convert("RGB").getpixel((2, 2))
-
-
-def _take(page: Page, path: Path, height: int | None = None) -> None:
-    """A picture in 256 colours, small enough for a repository, that names no folder of this machine."""
-    page.evaluate(
-        "(words => { while (words.nextNode()) words.currentNode.data ="
-        f" words.currentNode.data.replaceAll({json.dumps(str(ROOT) + os.sep)}, '') }})"
-        "(document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT))"
-    )
-    page.screenshot(path, height)
-    with Image.open(path) as picture:
-        picture.convert("RGB").quantize(
-            256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
-        ).save(path, optimize=True)
-    assert path.stat().st_size < _MAX_BYTES

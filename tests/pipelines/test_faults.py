@@ -43,6 +43,7 @@ def _paint(folder: Path, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.faults
 def test_forced_stage_that_comes_out_differently_is_trained_from_anew(pipeline, tmp_path):
     images, workdir = tmp_path / "images", tmp_path / "runs"
     arguments = reduced_arguments(workdir, **FAST, data__in=images)

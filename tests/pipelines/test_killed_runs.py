@@ -81,7 +81,7 @@ def uninterrupted(pipeline, tmp_path_factory) -> bytes:
     ("sign", "code"),
     [
         pytest.param(signal.SIGKILL, -9, id="kill"),
-        pytest.param(signal.SIGINT, 130, id="int"),
+        pytest.param(signal.SIGINT, 130, id="int", marks=pytest.mark.faults),
         pytest.param(signal.SIGTERM, 130, id="term", marks=pytest.mark.faults),
     ],
 )
@@ -131,6 +131,7 @@ def test_lost_training_goes_on_by_itself(uninterrupted, tmp_path):
     assert _weights(tmp_path / "runs") == uninterrupted
 
 
+@pytest.mark.faults
 def test_killed_sampling_and_autoattack_go_on_with_what_is_missing(pipeline, tmp_path):
     """Two SIGKILLs, one while each is at work; what was finished is used, and the end is the same."""
     changed = {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from browser import BROWSER, PICTURES, browser, choose_training, mlflow_ui, only_this_machine, take
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from running import ROOT, Result
@@ -215,6 +217,30 @@ def test_resume_of_what_is_not_there_or_is_something_else(swept, arguments, name
     )
     assert done.returncode == 2
     assert named in done.stderr
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on PATH to render the pages with")
+def test_mlflow_compares_trials(swept, tmp_path):
+    """With ATJEM_PICTURES=1 those of the sweep in runs/, for docs/."""
+    workdir, name = (ROOT / "runs", "digits-1") if PICTURES else (swept.workdir, NAME)
+    client = MlflowClient(f"sqlite:///{workdir / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(name.rpartition("-")[0]).experiment_id
+    trials = [
+        run
+        for run in client.search_runs([experiment], f"tags.`atjem.sweep` = '{name}'")
+        if re.fullmatch(rf"{name}/\d+", run.data.tags.get("atjem.trial", "")) and run.data.metrics
+    ]
+    ids = sorted((run.info.run_id for run in trials), key=lambda id_: client.get_run(id_).info.start_time)[:8]
+    with mlflow_ui(workdir) as address, browser(tmp_path / "chromium") as chromium:
+        choose_training(chromium, address)
+        query = f"runs={json.dumps(ids, separators=(',', ':'))}&experiments=[%22{experiment}%22]"
+        page = chromium.open(f"{address}/#/compare-runs?{query}", width=1300, height=1500)
+        page.wait_for_text("trial 0 (the recipe itself)", "sample.step_size", "Parallel Coordinates Plot")
+        page.wait_for("document.querySelectorAll('[role=switch]').length > 1")
+        page.evaluate("document.querySelectorAll('[role=switch]')[0].click()")  # parameters: show diff only
+        page.wait_for("!document.body.innerText.includes('data.image_size')")
+        only_this_machine(page, address)
+        take(page, (ROOT / "docs" if PICTURES else tmp_path) / "mlflow-sweep.png")
 
 
 @pytest.mark.faults
