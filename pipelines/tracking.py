@@ -129,6 +129,13 @@ class Tracker:
         self.client.log_batch(run_id, params=[Param(key, value[:5000]) for key, value in params.items()])
         return run_id
 
+    def fail_trial(self, trial: Trial, reason: str) -> None:
+        """Closes the runs of a trial whose process died."""
+        for run in self._runs_of(trial)[0]:
+            query = f"attributes.status = '{_OPEN}' AND tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+            for own in (*self._search(query), run):
+                self.close(own.info.run_id, "failed", reason)
+
     def sweep_results(
         self,
         run_id: str,

@@ -105,13 +105,16 @@ class Session:
     def _search(self, sweep: Sweep, name: str, folder: Path) -> tuple[str, str]:
         """Runs what trials there are to run. Returns the sweep's MLflow run and how it ended."""
         from pipelines.provenance import provenance
-        from pipelines.tracking import Tracker
+        from pipelines.tracking import Tracker, Trial
 
         experiment = self.study.recipe.name + SUFFIX * self.study.smoke
         tracker = Tracker(self.tracking_uri, experiment, self.artifacts)
         tags = provenance() | ({"atjem.smoke": "true"} if self.study.smoke else {})
         run_id = tracker.open_sweep(name, self._params(), tags, str(self.store.workdir))
         sweep.on_pruned = lambda run, why: tracker.close(run, "pruned", why)
+        sweep.on_lost = lambda job, why: tracker.fail_trial(
+            Trial(name, run_id, job.number, job.seed, rung=None), why
+        )
         if sweep.has_work:
             self._tune(sweep, name, folder, experiment, run_id)
         sweep.search.requeue()

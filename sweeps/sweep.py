@@ -79,6 +79,7 @@ class Sweep:
     num_seeds: int
     on_change: Callable[[], object] = lambda: None  # called when a trial has ended
     on_pruned: Callable[[str, str], object] = lambda run_id, why: None  # with a trial's MLflow run
+    on_lost: Callable[[Job, str], object] = lambda job, why: None  # with a job whose process died
     mail: "Mail | None" = None  # once Ray runs
     running: set[str] = field(default_factory=set)
     executed: dict[str, list[str]] = field(default_factory=dict)  # nodes, of the running jobs' rungs
@@ -113,7 +114,9 @@ class Sweep:
 
     def ended(self, job: Job, result: Result | None) -> None:
         self.running.discard(job.label)
-        result = result or Result("failed", None, cause=_LOST)
+        if result is None:
+            result = Result("failed", None, cause=_LOST)
+            self.on_lost(job, _LOST)
         own = (
             () if result.outcome == "rung" else result.executed
         )  # a rung's were counted when it was looked at

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import yaml
 from browser import BROWSER, PICTURES, browser, choose_training, mlflow_ui, only_this_machine, take
@@ -241,6 +242,29 @@ def test_mlflow_compares_trials(swept, tmp_path):
         page.wait_for("!document.body.innerText.includes('data.image_size')")
         only_this_machine(page, address)
         take(page, (ROOT / "docs" if PICTURES else tmp_path) / "mlflow-sweep.png")
+
+
+@pytest.mark.faults
+def test_trial_whose_process_dies_has_failed_and_the_sweep_goes_on(tmp_path):
+    log = tmp_path / "first.log"
+    process = _start([*_arguments(tmp_path), "--concurrent", "1"], log)
+    _wait_for(tmp_path, 1, process, log)
+    [actor] = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if child.cmdline() and child.cmdline()[0].startswith("ray::PipelineTrial")
+    ]
+    actor.kill()
+    assert process.wait(timeout=400) == 0, log.read_text()
+    states = _states(tmp_path)
+    assert len(states) == TRIALS
+    assert set(states) == {"COMPLETE", "FAIL"}
+    assert "failed: its process died" in log.read_text()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("digits-smoke").experiment_id
+    runs = client.search_runs([experiment])
+    assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
+    assert any("its process died" in run.data.tags.get("atjem.reason", "") for run in runs)
 
 
 @pytest.mark.faults
