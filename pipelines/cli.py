@@ -17,7 +17,7 @@ from pipelines.memory import weight
 from pipelines.number_text import SMOKE_PREFIX
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import check_cluster, check_place, check_settings, check_tracking
-from pipelines.problems import BadInput, Problem
+from pipelines.problems import BadInput, Problem, first_line
 from pipelines.recipe import Recipe, load_recipe, shipped_recipes
 from pipelines.results import print_json, say_where, stage_row, stage_rows
 from pipelines.smoke import SUFFIX, smoke_settings
@@ -274,7 +274,7 @@ def _follow(
         recorder = Recorder(tracker, recipe, options.title, plan, store.workdir, alone=alone)
     except TRACKING_ERRORS as error:
         raise BadInput(
-            [Problem("--tracking-uri", tracking_uri, f"MLflow says: {_first_line(error)}")]
+            [Problem("--tracking-uri", tracking_uri, f"MLflow says: {first_line(error)}")]
         ) from error
     data, model = recipe.settings.data, recipe.settings.model
     terminal.say(f"{recipe.name}: run {recorder.run_id}, workdir {store.workdir}")
@@ -289,7 +289,7 @@ def _follow(
         failed = {name: outcome.reason[name] for name in outcome.failed}
         recorder.close(status, "; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     except TRACKING_ERRORS as error:
-        line = f"error: --tracking-uri: {tracking_uri}; MLflow failed during the run: {_first_line(error)}; "
+        line = f"error: --tracking-uri: {tracking_uri}; MLflow failed during the run: {first_line(error)}; "
         typer.echo(redact(f"{line}finished stages are kept, to go on: {options.command}"), err=True)
         if options.as_json:
             print_json(recipe.name, recorder.run_id, "failed", [], {})
@@ -303,7 +303,3 @@ def _follow(
     if options.as_json:
         print_json(recipe.name, recorder.run_id, status, stages, metrics)
     return {"done": DONE, "failed": FAILED, "interrupted": INTERRUPTED}[status]
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -25,3 +25,8 @@ class BadInput(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error says, or its name where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipelines.preflight import check_tracking
-from pipelines.problems import BadInput, Problem
+from pipelines.problems import BadInput, Problem, first_line
 
 if TYPE_CHECKING:
     from pipelines.tracking import Archive
@@ -79,8 +79,7 @@ def find_runs(uri: str, words: Sequence[str]) -> list[PastRun]:
             raise BadInput(problems)
         return [replace(run, protocols=_protocols(archive, run.run_id)) for _, [run] in found]
     except TRACKING_ERRORS as error:
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BadInput([Problem("--tracking-uri", uri, f"MLflow says: {said}")]) from error
+        raise BadInput([Problem("--tracking-uri", uri, f"MLflow says: {first_line(error)}")]) from error
 
 
 def matching(word: str, runs: Iterable[PastRun]) -> list[PastRun]:

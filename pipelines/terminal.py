@@ -115,11 +115,15 @@ class Terminal:
         self.say(f"{name:<{_NAME}}starts: {reason}")
 
     def ended(self, name: str, status: str, seconds: float | None, reason: str) -> None:
-        if name in self._tasks:
-            self.bars.remove_task(self._tasks.pop(name))
+        self.gone(name)
         took = f" in {seconds:.1f} s" if seconds is not None else ""
         text = f"{name:<{_NAME}}{status}{took}" + (f": {reason}" if reason else "")
         self.say(text, _COLOURS.get(status))
+
+    def gone(self, name: str) -> None:
+        """Takes the bars away of a stage, or of all whose names begin with it."""
+        for own in [own for own in self._tasks if own == name or own.startswith(f"{name}:")]:
+            self.bars.remove_task(self._tasks.pop(own))
 
     def rejected(self, images: Sequence[Mapping[str, str]]) -> None:
         """Images that preprocessing left out: they are named, since nobody else will."""

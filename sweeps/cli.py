@@ -17,7 +17,7 @@ from pipelines.devices import check_fit, local_resources, visible_devices
 from pipelines.interrupt import StopRequest
 from pipelines.lock import locked
 from pipelines.preflight import check_cluster, check_place, check_settings, check_tracking
-from pipelines.problems import BadInput, Problem
+from pipelines.problems import BadInput, Problem, first_line
 from pipelines.recipe import load_recipe
 from pipelines.store import Store
 from pipelines.terminal import Terminal
@@ -260,8 +260,7 @@ def _check_storage(url: str) -> list[Problem]:
     try:
         optuna.storages.get_storage(url)
     except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
-        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        return [Problem("--storage", url, f"Optuna says: {line}")]
+        return [Problem("--storage", url, f"Optuna says: {first_line(error)}")]
     return []
 
 

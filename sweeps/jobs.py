@@ -36,7 +36,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """How a level came out: rung, done, failed or interrupted. `seconds`: of the nodes it executed."""
+    """How a level came out: rung, done, failed, interrupted, or broken, which no trial can mend.
+
+    `seconds`: of the nodes it executed.
+    """
 
     outcome: str
     step: int | None

@@ -1,5 +1,6 @@
 """What a sweep is, as its folder remembers it: whoever goes on with it need not say it again."""
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,9 +51,9 @@ def read_note(store: Store, name: str) -> Note:
         raise BadInput([Problem(str(folder / NOTE_FILE), given, "start a new sweep")]) from error
 
 
-def new_name(store: Store, stem: str) -> str:
+def new_name(store: Store, recipe: str) -> str:
     """digits-1, digits-2, ...: the first that is free."""
-    number = 1
+    stem, number = re.sub(r"[^\w.-]+", "-", recipe), 1
     while sweep_folder(store, f"{stem}-{number}").exists():
         number += 1
     return f"{stem}-{number}"

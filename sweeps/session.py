@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,8 +14,8 @@ from pipelines.devices import local_resources
 from pipelines.interrupt import StopRequest
 from pipelines.number_text import SMOKE_PREFIX
 from pipelines.plan import make_plan
-from pipelines.problems import BadInput, Problem
-from pipelines.smoke import SUFFIX
+from pipelines.problems import BadInput, Problem, first_line
+from pipelines.provenance import provenance
 from pipelines.store import Store
 from pipelines.terminal import Terminal
 from pipelines.usage import INTERRUPTED
@@ -33,6 +33,9 @@ from sweeps.results import (
 from sweeps.search import Search
 from sweeps.shape import check_shape, fitting
 from sweeps.sweep import Study, Sweep
+
+if TYPE_CHECKING:
+    from pipelines.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Session:
 
     def run(self, resume: str | None, *, as_json: bool) -> int:
         """Searches, tells how it went, and returns the exit code."""
-        name = resume or new_name(self.store, self.study.recipe.name + SUFFIX * self.study.smoke)
+        name = resume or new_name(self.store, self.study.experiment)
         folder = sweep_folder(self.store, name)
         replace(self.note, fingerprint=self._fingerprint(name)).write(folder)
         storage = self.storage or f"sqlite:///{folder / 'study.db'}"
@@ -61,7 +64,16 @@ class Session:
         say(f"sweep {name}: {self.note.trials} trials of {self.study.recipe.name}")
         say(f"objectives {', '.join(self.note.objectives)}; to go on after a stop: {again}")
         sweep = self._open(storage, name, folder)
-        run_id, status = self._search(sweep, name, folder)
+        try:
+            run_id, status = self._search(sweep, name, folder)
+        except self._tracking_errors() as error:
+            line = f"error: --tracking-uri: {self.tracking_uri}; MLflow failed during the sweep: "
+            typer.echo(
+                redact(f"{line}{first_line(error)}; finished trials are kept, to go on: {again}"), err=True
+            )
+            if as_json:
+                print_json(name, None, "failed", sweep, None)
+            return FAILED
         best = write_recipes(sweep, name, folder, self.store.workdir)
         say_results(sweep, self.terminal)
         if self.study.smoke:
@@ -76,6 +88,11 @@ class Session:
         if as_json:
             print_json(name, run_id, status, sweep, best)
         return {"done": DONE, "failed": FAILED, "interrupted": INTERRUPTED}[status]
+
+    def _tracking_errors(self) -> tuple[type[Exception], ...]:
+        from pipelines.tracking import TRACKING_ERRORS
+
+        return TRACKING_ERRORS
 
     def _fingerprint(self, name: str) -> str:
         """Of the recipe itself. Raises BadInput when the sweep was begun with another."""
@@ -104,19 +121,17 @@ class Session:
 
     def _search(self, sweep: Sweep, name: str, folder: Path) -> tuple[str, str]:
         """Runs what trials there are to run. Returns the sweep's MLflow run and how it ended."""
-        from pipelines.provenance import provenance
-        from pipelines.tracking import Tracker, Trial
+        from pipelines.tracking import Trial
 
-        experiment = self.study.recipe.name + SUFFIX * self.study.smoke
-        tracker = Tracker(self.tracking_uri, experiment, self.artifacts)
-        tags = provenance() | ({"atjem.smoke": "true"} if self.study.smoke else {})
-        run_id = tracker.open_sweep(name, self._params(), tags, str(self.store.workdir))
-        sweep.on_pruned = lambda run, why: tracker.close(run, "pruned", why)
-        sweep.on_lost = lambda job, why: tracker.fail_trial(
-            Trial(name, run_id, job.number, job.seed, rung=None), why
-        )
-        if sweep.has_work:
-            self._tune(sweep, name, folder, experiment, run_id)
+        with ExitStack() as stack:
+            concurrent = self._connect(stack) if sweep.has_work else 0
+            tracker, run_id = self._open_run(name)
+            sweep.on_pruned = lambda run, why: tracker.close(run, "pruned", why)
+            sweep.on_lost = lambda job, why: tracker.fail_trial(
+                Trial(name, run_id, job.number, job.seed, rung=None), why
+            )
+            if concurrent:
+                self._tune(sweep, name, folder, run_id, concurrent)
         sweep.search.requeue()
         status = "done" if sweep.search.finished else "failed"
         if sweep.broken:
@@ -130,39 +145,55 @@ class Session:
         tracker.close(run_id, status, sweep.broken)
         return run_id, status
 
-    def _tune(self, sweep: Sweep, name: str, folder: Path, experiment: str, run_id: str) -> None:
-        """Imports Ray only now that there is something to run."""
+    def _connect(self, stack: ExitStack) -> int:
+        """Starts or joins Ray, which is imported only now. Returns how many trials run at a time."""
         from pipelines import cluster
-        from sweeps.trial import Place
-        from sweeps.tuning import Mail, tune
 
         settings = self.study.settings(self.study.recipe)
         local, threads = local_resources(settings), settings.compute.cpus_per_worker
-        with ExitStack() as stack:
-            session = cluster.session(
-                self.ray_address, int(local["CPU"]), int(local.get("GPU", 0)), threads, also=("sweeps",)
-            )
-            there = stack.enter_context(session)
-            concurrent = self.concurrent or fitting(settings, there)
-            if problems := check_shape(settings, there, concurrent, "the cluster"):
-                raise BadInput(problems)
-            self.stop.arm()  # Ray takes SIGTERM for itself
-            sweep.mail = Mail()
-            place = Place(
-                name,
-                folder,
-                self.store,
-                self.tracking_uri,
-                experiment,
-                self.artifacts,
-                run_id,
-                self.study.nodes,
-                self.study.smoke,
-                sweep.mail.box,
-            )
-            self.terminal.say(f"{concurrent} trial{'s' * (concurrent > 1)} at a time")
-            with self.terminal:
-                tune(place, sweep, concurrent)
+        session = cluster.session(
+            self.ray_address, int(local["CPU"]), int(local.get("GPU", 0)), threads, also=("sweeps",)
+        )
+        there = stack.enter_context(session)
+        concurrent = self.concurrent or fitting(settings, there)
+        if problems := check_shape(settings, there, concurrent, "the cluster"):
+            raise BadInput(problems)
+        self.stop.arm()  # Ray takes SIGTERM for itself
+        return concurrent
+
+    def _open_run(self, name: str) -> tuple["Tracker", str]:
+        """The sweep's run in MLflow. Raises BadInput when MLflow does not take it."""
+        from pipelines.tracking import TRACKING_ERRORS, Tracker
+
+        tags = provenance() | ({"atjem.smoke": "true"} if self.study.smoke else {})
+        try:
+            tracker = Tracker(self.tracking_uri, self.study.experiment, self.artifacts)
+            return tracker, tracker.open_sweep(name, self._params(), tags, str(self.store.workdir))
+        except TRACKING_ERRORS as error:
+            problem = Problem("--tracking-uri", self.tracking_uri, f"MLflow says: {first_line(error)}")
+            raise BadInput([problem]) from error
+
+    def _tune(self, sweep: Sweep, name: str, folder: Path, run_id: str, concurrent: int) -> None:
+        from sweeps.trial import Place
+        from sweeps.tuning import Mail, tune
+
+        sweep.mail = Mail()
+        place = Place(
+            name,
+            folder,
+            self.store,
+            self.tracking_uri,
+            self.study.experiment,
+            self.artifacts,
+            run_id,
+            self.study.nodes,
+            self.study.score,
+            self.study.smoke,
+            sweep.mail.box,
+        )
+        self.terminal.say(f"{concurrent} trial{'s' * (concurrent > 1)} at a time")
+        with self.terminal:
+            tune(place, sweep, concurrent)
 
     def _params(self) -> dict[str, str]:
         """Of the sweep's run in MLflow."""

@@ -11,7 +11,7 @@ from pipelines.plan import reads
 from pipelines.problems import Problem
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import Settings
-from pipelines.smoke import smoke_settings
+from pipelines.smoke import SUFFIX, smoke_settings
 from pipelines.terminal import Terminal
 from sweeps.jobs import Job, Level, Result
 from sweeps.objectives import Objective
@@ -38,11 +38,24 @@ class Study:
     objectives: tuple[Objective, ...]
 
     @property
+    def experiment(self) -> str:
+        """MLflow's."""
+        return self.recipe.name + SUFFIX * self.smoke
+
+    @property
     def looks(self) -> tuple[int, ...]:
         """Training steps at which trials are compared; none with several objectives."""
         if self.space.rungs is None or len(self.objectives) > 1:
             return ()
         return self.space.rungs.steps(self.settings(self.recipe).stage2.steps)
+
+    @property
+    def score(self) -> str:
+        """The metric by which trials are compared at rungs; empty without any."""
+        if self.space.rungs is None or not self.looks:
+            return ""
+        recipe, _ = self.at({}, *self.space.rungs.settings)
+        return self.objectives[0].at_rungs(recipe.settings.evaluate.robust.attack)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -82,7 +95,7 @@ class Sweep:
     on_lost: Callable[[Job, str], object] = lambda job, why: None  # with a job whose process died
     mail: "Mail | None" = None  # once Ray runs
     running: set[str] = field(default_factory=set)
-    executed: dict[str, list[str]] = field(default_factory=dict)  # nodes, of the running jobs' rungs
+    rungs: dict[str, list[Result]] = field(default_factory=dict)  # that the running jobs have reached
     broken: str = ""  # why no trial of this sweep can succeed
     _repeats: list[tuple[int, int]] | None = None
     _passed_on: bool = False
@@ -105,11 +118,12 @@ class Sweep:
         return not self.search.is_running and not self._repeats
 
     def looked(self, job: Job, result: Result) -> bool:
-        score = result.metrics.get(self._score())
+        name = self.study.score
+        score = result.metrics.get(name)
         if score is None or result.step is None:
             return False
-        self.terminal.say(f"{job.label}: after {result.step} steps {self._score()} {shown(score)}")
-        self.executed[job.label] = [*self.executed.get(job.label, []), *result.executed]
+        self.terminal.say(f"{job.label}: after {result.step} steps {name} {shown(score)}")
+        self.rungs.setdefault(job.label, []).append(result)
         return self.search.prunes(job.number, result.step, score)
 
     def ended(self, job: Job, result: Result | None) -> None:
@@ -117,13 +131,16 @@ class Sweep:
         if result is None:
             result = Result("failed", None, cause=_LOST)
             self.on_lost(job, _LOST)
-        own = (
-            () if result.outcome == "rung" else result.executed
-        )  # a rung's were counted when it was looked at
-        facts = result.facts | {"executed": [*self.executed.pop(job.label, []), *own]}
+        self.terminal.gone(job.label)
+        results = self.rungs.pop(job.label, [])
+        results += [] if result in results else [result]
+        facts = result.facts | {
+            "executed": [name for own in results for name in own.executed],
+            "seconds": round(sum(own.seconds for own in results), 1),
+        }
         if job.seed is None:
             self._trial_ended(job, result, facts)
-        elif result.outcome != "interrupted":
+        elif result.outcome != "interrupted" and not self._breaks(result):
             self._repeat_ended(job, job.seed, result, facts)
         self.on_change()
 
@@ -131,7 +148,9 @@ class Sweep:
         """Shows how far trials are; passes the wish to stop on to them."""
         assert self.mail is not None
         for name, message in self.mail.progress().items():
-            if name.partition(":")[0] in self.running:
+            if "ended" in message:
+                self.terminal.gone(name)
+            elif name.partition(":")[0] in self.running:
                 self.terminal.progress(name, message)
         if (self.stop.count or self.broken) and not self._passed_on:
             self._passed_on = True
@@ -151,9 +170,10 @@ class Sweep:
         """Trials that were repeated over all seeds without a failure, the best first."""
         found = {}
         for number, own in self.points().items():
-            repeats = self.search.repeats(number)
-            if len(repeats) == self.num_seeds - 1 > 0 and all("values" in r for r in repeats.values()):
-                found[number] = spread(number, [own, *(r["values"] for _, r in sorted(repeats.items()))])
+            noted = self.search.repeats(number)
+            values = [noted[seed]["values"] for seed in self._seeds if "values" in noted.get(seed, {})]
+            if len(values) == self.num_seeds - 1 > 0:
+                found[number] = spread(number, [own, *values])
         means = {number: own.mean for number, own in found.items()}
         first = self._first() if self._first() in found else None
         best = ranked(means, self.study.objectives, first)
@@ -165,14 +185,14 @@ class Sweep:
             return spreads[0].number
         return next(iter(self.order()), None)
 
+    @property
+    def _seeds(self) -> range:
+        """Of the repeats; the trials themselves have the recipe's."""
+        own = self.study.recipe.settings.seed
+        return range(own + 1, own + self.num_seeds)
+
     def _first(self) -> int | None:
         return None if self.search.first is None else self.search.first.number
-
-    def _score(self) -> str:
-        rungs, [objective] = self.study.space.rungs, self.study.objectives
-        assert rungs is not None
-        recipe, _ = self.study.at({}, *rungs.settings)
-        return objective.at_rungs(recipe.settings.evaluate.robust.attack)
 
     def _next_trial(self) -> Job | None:
         """Points that the recipe refuses fail at once, with its words."""
@@ -199,10 +219,9 @@ class Sweep:
     def _missing_repeats(self) -> list[tuple[int, int]]:
         """Trial and seed of each repeat that the finalists still need."""
         numbers = finalists(self.points(), self.study.objectives, self._first())
-        own = self.study.recipe.settings.seed
         return [
             (number, seed)
-            for seed in range(own + 1, own + self.num_seeds)
+            for seed in self._seeds
             for number in numbers
             if seed not in self.search.repeats(number)
         ]
@@ -236,12 +255,13 @@ class Sweep:
                 self.terminal.say(f"{job.label}: {why}", "yellow")
             case "interrupted":
                 self.terminal.say(f"{job.label}: interrupted; --resume goes on with it", "yellow")
+            case _ if self._breaks(result):
+                self.broken = f"{result.cause} (which all trials need)"
+                self.terminal.say(f"{job.label}: {self.broken}", "red")
             case _:
                 cause = result.cause or missing
                 self.search.tell_failed(job.number, cause, facts)
                 self.terminal.say(f"{job.label}: failed: {cause}", "red")
-                if failed := set(result.failed) & self.study.shared():
-                    self.broken = f"{', '.join(sorted(failed))} failed, which all trials need: {cause}"
 
     def _repeat_ended(self, job: Job, seed: int, result: Result, facts: Mapping[str, Any]) -> None:
         values, missing = self._values(result)
@@ -252,6 +272,10 @@ class Sweep:
             cause = result.cause or missing
             self.search.note_repeat(job.number, seed, {**facts, "cause": cause})
             self.terminal.say(f"{job.label}: failed: {cause}; it cannot win", "red")
+
+    def _breaks(self, result: Result) -> bool:
+        """True when no trial can succeed; those that ran into it are run again by --resume."""
+        return result.outcome == "broken" or bool(set(result.failed) & self.study.shared())
 
     def _values(self, result: Result) -> tuple[list[float], str]:
         """The objectives' values, and why there are none where one is missing."""

@@ -16,7 +16,7 @@ from ray.tune import Trainable
 from data.redact import redact
 from pipelines.channel import open_mailbox
 from pipelines.plan import make_plan
-from pipelines.problems import BadInput
+from pipelines.problems import BadInput, first_line
 from pipelines.record import Recorder
 from pipelines.runner import Outcome, Runner
 from pipelines.store import Store
@@ -41,6 +41,7 @@ class Place:
     artifacts: Path | None
     sweep_run: str
     nodes: tuple[str, ...]  # that measure the objectives
+    score: str  # the metric of the rungs
     smoke: bool
     mailbox: Any
 
@@ -69,8 +70,10 @@ class PipelineTrial(Trainable):
                 place = self.place
                 self.tracker = Tracker(place.tracking_uri, place.experiment, place.artifacts)
             result = run_level(self.place, self.job, level, self.tracker, self.mailbox)
-        except (BadInput, *TRACKING_ERRORS) as error:
-            result = Result("failed", level.step, cause=_first_line(error))
+        except BadInput as error:
+            result = Result("failed", level.step, cause=redact(first_line(error)))
+        except TRACKING_ERRORS as error:
+            result = Result("broken", level.step, cause=f"MLflow or its disk: {redact(first_line(error))}")
         return {"done": result.outcome != "rung", RESULT: result}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -106,10 +109,14 @@ def run_level(place: Place, job: Job, level: Level, tracker: Tracker, mailbox: A
     if outcome.interrupted:
         recorder.close("interrupted", "")
         return replace(result, outcome="interrupted")
+    metrics = _metrics(place, outcome)
     if level.step is None:
         recorder.finish(outcome.manifests)
         recorder.close("done", "")
-    return replace(result, metrics=_metrics(place, outcome))
+    elif place.score in metrics:
+        point = {"step": level.step, f"rung_{place.score}": metrics[place.score]}
+        tracker.points(recorder.run_id, [point], recorder.prefix)
+    return replace(result, metrics=metrics)
 
 
 def _metrics(place: Place, outcome: Outcome) -> dict[str, float]:
@@ -149,7 +156,6 @@ class _TrialTerminal(Terminal):
         self.mailbox.put.remote(f"{self.label}: {name}", dict(message), [])
         super().progress(name, message)
 
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return redact(lines[0] if lines else type(error).__name__)
+    def ended(self, name: str, status: str, seconds: float | None, reason: str) -> None:
+        self.mailbox.put.remote(f"{self.label}: {name}", {"ended": True}, [])
+        super().ended(name, status, seconds, reason)
