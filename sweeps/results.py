@@ -189,13 +189,10 @@ def print_json(
 def _row(sweep: Sweep, number: int) -> tuple[str, ...]:
     trial = sweep.search.trials[number]
     values = [shown(value) for value in trial.values]
-    return (f"{number}", *values, "the recipe itself" if number == 0 else _settings(trial))
-
-
-def _settings(trial: FrozenTrial) -> str:
-    return "  ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in trial.params.items()
+    return (
+        f"{number}",
+        *values,
+        "the recipe itself" if number == 0 else sweep.study.space.told(trial.params),
     )
 
 

@@ -60,6 +60,17 @@ class Space:
                 chosen[parameter.name] = _suggest(trial, parameter.name, parameter.distribution)
         return chosen
 
+    def told(self, values: Mapping[str, Any]) -> str:
+        """Values for people, by as much of each name as tells it from the others."""
+        words = []
+        for name, value in values.items():
+            parts = name.split(".")
+            others = [parameter.name for parameter in self.parameters if parameter.name != name]
+            endings = (".".join(parts[place:]) for place in reversed(range(len(parts))))
+            short = next((e for e in endings if not any(o.endswith(f".{e}") for o in others)), name)
+            words.append(f"{short}={value:.4g}" if isinstance(value, float) else f"{short}={value}")
+        return "  ".join(words)
+
     def own(self, settings: Settings) -> dict[str, Any]:
         """The recipe itself, as a point of the space."""
         flat = flatten(settings)

@@ -238,8 +238,8 @@ class Sweep:
         title = f"trial {number}" + (" (the recipe itself)" if number == 0 else "")
         job = Job(number, seed, title if seed is None else f"seed {seed}", recipe, tuple(levels))
         self.running.add(job.label)
-        words = "  ".join(f"{name}={_short(value)}" for name, value in values.items())
-        self.terminal.say(f"{job.label}: starts: {'the recipe itself' if number == 0 else words}")
+        words = "the recipe itself" if number == 0 else self.study.space.told(values)
+        self.terminal.say(f"{job.label}: starts: {words}")
         return job
 
     def _trial_ended(self, job: Job, result: Result, facts: Mapping[str, Any]) -> None:
@@ -288,7 +288,3 @@ class Sweep:
     def _told(self, values: list[float]) -> str:
         pairs = zip(self.study.objectives, values, strict=True)
         return "  ".join(f"{objective.metric} {shown(value)}" for objective, value in pairs)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

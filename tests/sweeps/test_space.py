@@ -144,6 +144,14 @@ def test_lists_are_choices_that_the_recipe_takes():
     assert space.own(SETTINGS) == {"sample.step_candidates": str(list(_candidates()))}
 
 
+def test_names_are_told_as_short_as_they_stay_distinct():
+    space, _ = _parse(
+        {"stage2.contrastive.step_size": {"times": [1, 2]}, "sample.step_size": {"times": [1, 2]}}
+    )
+    values = {"stage2.contrastive.step_size": 0.123456, "sample.step_size": 1.0}
+    assert space.told(values) == "contrastive.step_size=0.1235  sample.step_size=1"
+
+
 def test_settings_that_change_the_measuring_are_told_of():
     space, _ = _parse(
         {"sample.num_samples": {"low": 1000, "high": 3000}, "sample.step_size": {"times": [1, 2]}}
