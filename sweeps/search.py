@@ -23,6 +23,7 @@ from sweeps.space import Space
 
 SAMPLERS = ("tpe", "nsga2")
 _FIRST = 0  # the trial that holds the recipe's own settings
+_ENDS = "ends_at_step"  # note of a trial that its rung ends
 _STARTUP = 8  # trials drawn at random before TPE has anything to go by
 _POPULATION = 10  # of NSGA-II
 
@@ -123,10 +124,19 @@ class Search:
         return Asked(trial.number, self.space.suggest(trial, self.settings))
 
     def prunes(self, number: int, step: int, value: float) -> bool:
-        """Notes the score at a rung; True when the trial is not worth more. The recipe itself always is."""
+        """Notes the score at a rung; True when the trial is not worth more. The recipe itself always is.
+
+        A trial that is asked about again, since a driver died over the answer, gets the same one.
+        """
         trial = self._running[number]
-        trial.report(value, step)
-        return number != _FIRST and trial.should_prune()
+        if trial.user_attrs.get(_ENDS) == step:
+            return True
+        if step not in self.trials[number].intermediate_values:
+            trial.report(value, step)
+        ends = trial.should_prune() and number != _FIRST  # the pruner learns of the recipe's score too
+        if ends:
+            trial.set_user_attr(_ENDS, step)
+        return ends
 
     def tell(self, number: int, values: Sequence[float], facts: Mapping[str, Any]) -> None:
         """The trial is measured. facts: whatever else is worth knowing of it, as JSON can hold it."""

@@ -127,6 +127,24 @@ def test_rungs_end_the_worse_and_never_the_recipe(open_search):
     assert open_search(objectives=ONE, looks=(100, 300)).trials[2].intermediate_values == {100: 2.0}
 
 
+def test_the_recipes_own_score_counts_against_the_others(open_search):
+    search = open_search(objectives=ONE, num_trials=2, looks=(100, 300))
+    first, second = search.ask(), search.ask()
+    assert not search.prunes(first.number, 100, 1.0)
+    assert search.prunes(second.number, 100, 2.0)
+
+
+def test_a_trial_whose_end_was_not_told_of_ends_again(open_search):
+    search = open_search(objectives=ONE, num_trials=2, looks=(100, 300))
+    first, second = search.ask(), search.ask()
+    search.prunes(first.number, 100, 1.0)
+    assert search.prunes(second.number, 100, 2.0)  # and the driver dies
+    again = open_search(objectives=ONE, num_trials=2, looks=(100, 300))
+    assert [again.ask().number, again.ask().number] == [0, 1]
+    assert not again.prunes(0, 100, 1.0)
+    assert again.prunes(1, 100, 2.0)
+
+
 def test_repeats_over_seeds_are_remembered(open_search):
     search = open_search(num_trials=1)
     _run(search)
