@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from pipelines.fingerprint import PACKAGES, ROOT
-from pipelines.problems import BadInput, Problem
+from pipelines.problems import BadInput, Problem, first_line
 
 
 @contextmanager
@@ -44,15 +44,19 @@ def session(
             allowed = f"{reason}; start a cluster there, or set RAY_AUTH_MODE=token if it asks for a token"
             raise BadInput([Problem("--ray-address", address, allowed)]) from error
     else:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            include_dashboard=True,  # without it Ray Train floods the log and leaks placement groups
-            dashboard_host="127.0.0.1",
-            _node_ip_address="127.0.0.1",
-            **options,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=True,  # without it Ray Train floods the log and leaks placement groups
+                dashboard_host="127.0.0.1",
+                _node_ip_address="127.0.0.1",
+                **options,
+            )
+        except Exception as error:
+            ray.shutdown()
+            raise BadInput([Problem("Ray", first_line(error), "it did not start here: try again")]) from error
     try:
         yield dict(ray.cluster_resources())
     finally:

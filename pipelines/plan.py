@@ -3,7 +3,7 @@
 Nothing here imports torch, Ray or MLflow, and no image is read.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -70,7 +70,7 @@ def make_plan(
     start: str | None = None,
     until: str | None = None,
     force: Iterable[str] = (),
-    only: Iterable[str] = (),
+    only: Sequence[str] = (),
     smoke: bool = False,
 ) -> Plan:
     """Decides for each node. Raises BadInput for stage names that do not exist or lack what they need.
@@ -79,8 +79,11 @@ def make_plan(
     so that no real run can take what a smoke run made.
     """
     graph = build_graph(settings)
+    if only:
+        confined = stage_needs(graph, only)
+        graph = {name: node for name, node in graph.items() if name in confined}
     _check_names({"--from": start, "--until": until}, force)
-    wanted = _wanted(graph, start, until) & (stage_needs(graph, only) or set(graph))
+    wanted = _wanted(graph, start, until)
     steps: dict[str, Step] = {}
     for name, node in graph.items():
         fingerprint, identity = _identify(node, settings, steps, smoke=smoke)

@@ -104,14 +104,14 @@ def _validate(
     values: dict[str, Any], own: dict[str, Any], file: str
 ) -> tuple[Settings | None, list[Problem]]:
     try:
-        return Settings.model_validate(_numbers(values)), []
+        return Settings.model_validate(numbers(values)), []
     except ValidationError as error:
         details = error.errors(include_url=False)
     problems = [_problem(detail, file) for detail in details]
     for detail in details:
         _restore(values, own, [str(part) for part in detail["loc"]])
     try:
-        return Settings.model_validate(_numbers(values)), problems
+        return Settings.model_validate(numbers(values)), problems
     except ValidationError:
         return None, problems
 
@@ -135,10 +135,12 @@ def _copy(value: Any) -> Any:
     return {name: _copy(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
-def _numbers(value: Any) -> Any:
+def numbers(value: Any) -> Any:
     """YAML 1.1 reads 5e-4 as text; here it is the number that was meant."""
     if isinstance(value, dict):
-        return {name: _numbers(inner) for name, inner in value.items()}
+        return {name: numbers(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [numbers(inner) for inner in value]
     if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
         try:
             return float(value)

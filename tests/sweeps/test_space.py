@@ -63,7 +63,7 @@ def test_multiples_of_the_recipes_own_value_keep_its_type():
             {"low": 0.1, "high": 1},
             "did you mean 'stage2.contrastive.step_size'",
         ),
-        ("stage2.optimizer", {"low": 0.1, "high": 1}, "Optimizer"),
+        ("stage2.optimizer", {"low": 0.1, "high": 1}, "name one of them, as stage2.optimizer.name"),
         ("stage2.contrastive.step_size", 0.3, "write {low: , high: }"),
         ("stage2.contrastive.step_size", {"low": 0.1, "high": 1, "logg": True}, "'logg' is unknown"),
         ("stage2.contrastive.step_size", {"low": 0.1}, "low and high must be numbers"),
@@ -88,6 +88,23 @@ def test_multiples_of_the_recipes_own_value_keep_its_type():
         ("seed", {"choices": [0, 1]}, "--seeds K"),
         ("stage2.until", {"choices": [100, 200]}, "rungs"),
         ("compute.num_workers", {"low": 1, "high": 2}, "cannot change a result"),
+        ("stage2.contrastive.max_steps", {"low": 39.5, "high": 40.5}, "holds no two whole numbers"),
+        (
+            "stage2.contrastive.max_steps",
+            {"low": 20, "high": 60, "step": 15},
+            "must lead from 20 to 60",
+        ),
+        ("stage2.contrastive.max_steps", {"low": 20, "high": 60, "step": 0.5}, "step must be a whole number"),
+        ("stage2.loss.energy_weight", {"low": 0.1, "high": 1.3, "step": 0.4}, "and to the recipe's own 1"),
+        ("stage2.loss.energy_weight", {"low": 0.1, "high": float("inf")}, "low and high must be numbers"),
+        ("stage2.optimizer.clip_norm", {"low": 0.1, "high": 1}, "use {choices: [...]}"),
+        ("stage2.optimizer.clip_norm", {"choices": [0.1, 1.0]}, "leave out the recipe's own None"),
+        ("data.paired_views", {"choices": [0, 1]}, "leave out the recipe's own False"),
+        (
+            "stage2.optimizer.lr",
+            {"low": 0.001, "high": 1, "when": {"stage2.objective": "at"}},
+            "never searched",
+        ),
         ("stage2.optimizer.lr", {"low": 0.001, "high": 1, "when": 3}, "when must name one setting"),
         ("stage2.optimizer.lr", {"low": 0.001, "high": 1, "when": {"a.b": 3}}, "there is no setting 'a.b'"),
     ],
@@ -130,10 +147,40 @@ def test_conditional_settings_are_there_only_when_their_condition_holds():
         assert ("stage2.contrastive.step_size" in values) == (values["stage2.objective"] == "dat")
 
 
+def test_powers_of_ten_are_numbers():
+    text = """
+settings:
+  stage2.optimizer.lr: {low: 1e-3, high: 1e-1, log: true}
+  stage1.optimizer.lr: {choices: [1e-1, 1e-2]}
+"""
+    space, problems = parse_space(text, "my.yaml", "digits", (), SETTINGS)
+    assert problems == []
+    assert [parameter.extremes for parameter in space.parameters] == [[0.001, 0.1], [0.1, 0.01]]
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [({"stage2.objective": "jem"}, "is never 'jem'"), ({"stage2.loss.r1_weight": 1.0}, "needs choices")],
+)
+def test_a_condition_that_never_holds_is_refused(when, said):
+    _, [problem] = _parse(
+        {
+            "stage2.objective": {"choices": ["dat", "at"]},
+            "stage2.loss.r1_weight": {"low": 0.0, "high": 1.0},
+            "stage2.loss.energy_weight": {"times": [0.5, 2], "when": when},
+        }
+    )
+    assert said in problem
+    assert "stage2.loss.energy_weight" in problem
+
+
 def test_conditions_that_go_round_are_refused():
-    form = {"low": 0.0, "high": 9.0}
-    names = ("stage2.loss.r1_weight", "stage2.loss.energy_weight")
-    _, problems = _parse({a: {**form, "when": {b: 1.0}} for a, b in (names, names[::-1])})
+    _, problems = _parse(
+        {
+            "stage2.objective": {"choices": ["dat", "at"], "when": {"stage2.select": "last"}},
+            "stage2.select": {"choices": ["last", "best_frechet"], "when": {"stage2.objective": "dat"}},
+        }
+    )
     assert [line for line in problems if "depends on itself" in line] == problems
     assert len(problems) == 2
 
