@@ -16,6 +16,7 @@ from pipelines.cli import resolve_workdir
 from pipelines.devices import check_fit, local_resources, visible_devices
 from pipelines.interrupt import StopRequest
 from pipelines.lock import locked
+from pipelines.number_text import SMOKE_PREFIX
 from pipelines.preflight import check_cluster, check_place, check_settings, check_tracking
 from pipelines.problems import BadInput, Problem, first_line
 from pipelines.recipe import load_recipe
@@ -23,7 +24,7 @@ from pipelines.store import Store
 from pipelines.terminal import Terminal
 from pipelines.usage import INTERRUPTED
 from sweeps.note import SPACE_FILE, Note, read_note
-from sweeps.objectives import default_objectives, parse_objectives
+from sweeps.objectives import against_the_grain, default_objectives, parse_objectives
 from sweeps.results import print_json
 from sweeps.search import SAMPLERS
 from sweeps.session import Session
@@ -184,6 +185,8 @@ def _main(options: Options) -> int:
         terminal.say(
             f"beware: {', '.join(names)} changes how trials are measured: compare with care", "yellow"
         )
+    if odd := against_the_grain(study.objectives):
+        terminal.say(f"beware: {', '.join(odd)} asks for the worse", "yellow")
     with StopRequest() as stop, locked(workdir, terminal.waiting, lambda: stop.count > 0) as free:
         if not free:
             terminal.say("interrupted while waiting; nothing was begun")
@@ -248,7 +251,7 @@ def _study(note: Note, options: Options, available: dict[str, float]) -> tuple[S
     where = SPACE_FILE if options.resume else options.space or SPACE.name
     space, found = parse_space(note.space, where, note.pipeline, note.overrides, recipe.settings)
     texts = note.objectives or default_objectives(recipe.settings)
-    objectives, wrong = parse_objectives(texts, recipe.settings)
+    objectives, wrong = parse_objectives(texts, recipe.settings, SMOKE_PREFIX * note.smoke)
     problems += found + wrong
     if not objectives or not space.parameters:
         raise BadInput(problems)

@@ -58,7 +58,7 @@ def importances(study: Study, objectives: Sequence[Objective]) -> dict[str, dict
         if len(set(values)) > 1:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                found[objective.metric] = get_param_importances(
+                found[objective.label] = get_param_importances(
                     study, evaluator=FanovaImportanceEvaluator(seed=0), target=_value(place)
                 )
     return {metric: own for metric, own in found.items() if own}
@@ -97,6 +97,7 @@ def _front(
 def _history(study: Study, objective: Objective, path: Path) -> None:
     """Each trial's figure by its number, and the best so far."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     done = [(trial.number, trial.value) for trial in trials if trial.value is not None]
@@ -106,10 +107,13 @@ def _history(study: Study, objective: Objective, path: Path) -> None:
         steps.append(best)
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     axes.scatter(*zip(*done, strict=True), s=28, color=_OTHER, label="measured in full")
-    axes.step([number for number, _ in done], steps, where="post", color=_FRONT, label="best so far")
+    axes.step(
+        [number for number, _ in done], steps, where="post", color=_FRONT, marker=".", label="best so far"
+    )
     if done[0][0] == 0:
         axes.scatter(*done[0], s=120, marker="*", color=_RECIPE, label="the recipe itself", zorder=4)
     axes.set_xlabel("trial")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(_axis(objective))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
@@ -156,26 +160,28 @@ def _parallel(study: Study, objectives: Sequence[Objective], front: Sequence[int
         number = trials[row].number
         colour = _RECIPE if number == 0 else _FRONT if number in front else _OTHER
         wide = 1.8 if number == 0 or number in front else 0.9
-        places = [(x, own[row]) for x, own in enumerate(heights) if own[row] is not None]
-        axes.plot(*zip(*places, strict=True), color=colour, linewidth=wide, alpha=0.9)
+        line = [math.nan if own[row] is None else own[row] for own in heights]  # a gap where it has no value
+        axes.plot(range(len(line)), line, marker=".", markersize=3, color=colour, linewidth=wide, alpha=0.9)
     for x, (_, values, _) in enumerate(columns):
         axes.axvline(x, color="#cfd6dd", linewidth=1, zorder=0)
         low, high = _ends(values)
         axes.text(x, -0.03, low, ha="center", va="top", fontsize=8)
         axes.text(x, 1.03, high, ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(columns)), [_broken(name) for name, _, _ in columns], fontsize=8)
+    axes.set_xticks(
+        range(len(columns)), [_broken(name) + "\n(log)" * is_log for name, _, is_log in columns], fontsize=8
+    )
     axes.tick_params(axis="x", length=0, pad=14)
     axes.set_yticks([])
     axes.set_ylim(-0.02, 1.02)
     axes.spines[:].set_visible(False)
-    lines = [plt.Line2D([], [], color=colour) for colour in (_RECIPE, _FRONT, _OTHER)]
-    figure.legend(
-        lines,
-        ["the recipe itself", "best", "other trials"],
-        loc="outside upper center",
-        ncols=3,
-        frameon=False,
-    )
+    numbers = {trial.number for trial in trials}
+    shown = {
+        "the recipe itself": (_RECIPE, 0 in numbers),
+        "Pareto front" if len(objectives) > 1 else "the best": (_FRONT, bool(set(front) - {0})),
+        "other trials": (_OTHER, bool(numbers - set(front) - {0})),
+    }
+    lines = {label: plt.Line2D([], [], color=colour) for label, (colour, there) in shown.items() if there}
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -187,7 +193,7 @@ def _columns(
 
 
 def _axis(objective: Objective) -> str:
-    return f"{objective.metric} ({'higher' if objective.maximize else 'lower'} is better)"
+    return f"{objective.label} ({'higher' if objective.maximize else 'lower'} is better)"
 
 
 def _is_log(trials: Sequence[Any], name: str) -> bool:

@@ -53,11 +53,9 @@ class Result:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the study remembers of it."""
-        return {
-            "run_id": self.run_id,
-            "fingerprint": self.fingerprint,
-            "executed": list(self.executed),
-            "seconds": self.seconds,
-            "metrics": dict(self.metrics),
-        }
+        """What the study remembers of it, beside the work that it took."""
+        return {"fingerprint": self.fingerprint, "metrics": dict(self.metrics)}
+
+    @property
+    def work(self) -> dict[str, Any]:
+        return {"run_id": self.run_id, "executed": list(self.executed), "seconds": self.seconds}

@@ -50,6 +50,11 @@ _FEATURES_OF_EACH = (
     "recall",
 )
 _CHEAPER = {"robust_accuracy": "pgd_accuracy"}  # at rungs, where AutoAttack does not run
+# Whether more is better, where that is beyond doubt.
+_BETTER = {
+    **dict.fromkeys(("frechet_distance", "kernel_distance", "fid", "kid_mean", "ece", "adaptive_ece"), False),
+    **dict.fromkeys(("clean_accuracy", "robust_accuracy", "pgd_accuracy", "ood_auroc", "is_mean"), True),
+}
 _NODES = {metric: node for node, metrics in MEASURED.items() for metric in metrics}
 
 
@@ -57,6 +62,11 @@ _NODES = {metric: node for node, metrics in MEASURED.items() for metric in metri
 class Objective:
     metric: str
     maximize: bool
+    prefix: str = ""  # of its name where people read it: smoke's
+
+    @property
+    def label(self) -> str:
+        return self.prefix + self.metric
 
     def __str__(self) -> str:
         return f"{self.metric}:{'max' if self.maximize else 'min'}"
@@ -78,13 +88,20 @@ class Objective:
         return value >= than if self.maximize else value <= than
 
 
+def against_the_grain(objectives: Iterable[Objective]) -> list[str]:
+    """Objectives that ask for what nobody wants, as far as is known."""
+    return [str(own) for own in objectives if own.metric in _BETTER and own.maximize != _BETTER[own.metric]]
+
+
 def default_objectives(settings: Settings) -> tuple[str, ...]:
     """Good samples and a robust classifier: what the method promises together."""
     robust = "robust_accuracy" if settings.evaluate.robust.attack == "autoattack" else "pgd_accuracy"
     return ("frechet_distance:min", f"{robust}:max")
 
 
-def parse_objectives(texts: Iterable[str], settings: Settings) -> tuple[tuple[Objective, ...], list[Problem]]:
+def parse_objectives(
+    texts: Iterable[str], settings: Settings, prefix: str = ""
+) -> tuple[tuple[Objective, ...], list[Problem]]:
     """`METRIC:min|max` each, and every problem found, such as a metric that this recipe will not have."""
     objectives: list[Objective] = []
     problems = []
@@ -103,7 +120,7 @@ def parse_objectives(texts: Iterable[str], settings: Settings) -> tuple[tuple[Ob
         elif reason := _absent(metric, settings):
             problems.append(Problem("--objective", repr(text), reason))
         else:
-            objectives.append(Objective(metric, direction == "max"))
+            objectives.append(Objective(metric, direction == "max", prefix))
     return tuple(objectives), problems
 
 

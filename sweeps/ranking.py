@@ -30,11 +30,14 @@ def dominates(a: Values, b: Values, objectives: Sequence[Objective]) -> bool:
 
 
 def front(points: Mapping[int, Values], objectives: Sequence[Objective]) -> list[int]:
-    """Numbers of the points that no other dominates, by the first objective."""
+    """Numbers of the points that no other dominates, by the first objective; of equal points the first."""
     kept = [
         number
         for number, own in points.items()
-        if not any(dominates(other, own, objectives) for other in points.values())
+        if not any(
+            dominates(other, own, objectives) or (tuple(other) == tuple(own) and earlier < number)
+            for earlier, other in points.items()
+        )
     ]
     return sorted(kept, key=lambda number: (_cost(points[number], objectives)[0], number))
 
@@ -62,11 +65,10 @@ def ranked(points: Mapping[int, Values], objectives: Sequence[Objective], first:
 
 
 def finalists(points: Mapping[int, Values], objectives: Sequence[Objective], first: int | None) -> list[int]:
-    """The recipe, and the best few, to be repeated over seeds."""
-    if len(objectives) == 1:
-        best = sorted(points, key=lambda number: (_cost(points[number], objectives)[0], number))
-    else:
-        best = ranked(points, objectives, first)
+    """The recipe, and the best few, to be repeated over seeds: of the front, then of what the front hides."""
+    best: list[int] = []
+    while len(best) <= _FINALISTS and (left := {n: own for n, own in points.items() if n not in best}):
+        best += ranked(left, objectives, first if first in left else None)
     chosen = [number for number in best if number != first][:_FINALISTS]
     return [*([] if first is None else [first]), *chosen]
 

@@ -1,9 +1,10 @@
 """What a sweep leaves behind: recipes of its best trials, tables, pictures, one JSON object."""
 
 import json
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipelines.number_text import shown
 from pipelines.recipe import Recipe
 from pipelines.terminal import Terminal
-from sweeps.ranking import rank_correlations
+from sweeps.ranking import Spread, rank_correlations
 from sweeps.sweep import Sweep
 
 BEST_FILE, TRIALS_FILE, FRONT_FOLDER = "best.yaml", "trials.json", "front"
@@ -27,26 +28,30 @@ _STATES = {
 }
 
 
-def write_recipes(sweep: Sweep, name: str, folder: Path, workdir: Path) -> Path | None:
-    """The best trial's recipe, here and in the workdir, and one for each member of the front.
+def write_recipes(sweep: Sweep, folder: Path) -> Path | None:
+    """The best trial's recipe, and with several objectives one for each member of the front.
 
     Returns the first; None while no trial is measured in full.
     """
     best = sweep.best()
     if best is None:
         return None
-    front = sweep.order()
-    (folder / FRONT_FOLDER).mkdir(exist_ok=True)
-    for number in front:
-        text = _recipe_text(sweep, name, number)
-        _write(folder / FRONT_FOLDER / f"trial-{number}.yaml", text)
-    for old in (folder / FRONT_FOLDER).glob("trial-*.yaml"):
-        if int(old.stem.removeprefix("trial-")) not in front:
-            old.unlink()
-    text = _recipe_text(sweep, name, best)
-    _write(folder / BEST_FILE, text)
-    _write(workdir / BEST_FILE, text)
+    if len(sweep.study.objectives) > 1:
+        front = sweep.order()
+        (folder / FRONT_FOLDER).mkdir(exist_ok=True)
+        for number in front:
+            _write(folder / FRONT_FOLDER / f"trial-{number}.yaml", _recipe_text(sweep, number))
+        for old in (folder / FRONT_FOLDER).glob("trial-*.yaml"):
+            if int(old.stem.removeprefix("trial-")) not in front:
+                old.unlink()
+    _write(folder / BEST_FILE, _recipe_text(sweep, best))
     return folder / BEST_FILE
+
+
+def publish_best(best: Path, workdir: Path) -> Path:
+    """The winner of the latest sweep, where one looks first."""
+    _write(workdir / BEST_FILE, best.read_text(encoding="utf-8"))
+    return workdir / BEST_FILE
 
 
 def write_pictures(sweep: Sweep, folder: Path) -> list[Path]:
@@ -77,7 +82,7 @@ def _values(sweep: Sweep, trial: FrozenTrial) -> dict[str, float]:
     """By objective; none for a trial that was not measured in full."""
     if trial.state != TrialState.COMPLETE:
         return {}
-    return {o.metric: value for o, value in zip(sweep.study.objectives, trial.values, strict=True)}
+    return {o.label: value for o, value in zip(sweep.study.objectives, trial.values, strict=True)}
 
 
 def executions(sweep: Sweep) -> Counter[str]:
@@ -91,21 +96,27 @@ def say_results(sweep: Sweep, terminal: Terminal) -> None:
     """The front, repeats over seeds, what mattered, how far rungs are to be trusted."""
     objectives, points = sweep.study.objectives, sweep.points()
     states = Counter(_STATES[trial.state] for trial in sweep.search.trials)
-    terminal.say(f"trials     {', '.join(f'{count} {state}' for state, count in states.items())}")
-    numbers = list(dict.fromkeys([*sweep.order(), *(number for number in points if number == 0)]))
-    if numbers:
-        header = ("trial", *(o.metric for o in objectives), "settings")
+    states["not begun"] = max(0, sweep.search.num_trials - states.total())
+    terminal.say(f"trials     {', '.join(f'{count} {state}' for state, count in states.items() if count)}")
+    if numbers := _shown(sweep):
+        header = ("trial", *(o.label for o in objectives), "settings")
         terminal.rows(header, [_row(sweep, number) for number in numbers])
+        if hidden := len(points) - len(numbers):
+            terminal.say(f"{hidden} more measured in full, each worse than one of these: see {TRIALS_FILE}")
     if spreads := sweep.spreads():
-        header = ("trial", *(f"{o.metric}, mean over {sweep.num_seeds} seeds" for o in objectives))
-        rows = [
-            (f"{own.number}", *(f"{shown(m)} ± {shown(s)}" for m, s in zip(own.mean, own.std, strict=True)))
-            for own in spreads
-            if own.std
-        ]
-        terminal.rows(header, rows)
+        header = ("trial", *(f"{o.label}, mean ± deviation over {sweep.num_seeds} seeds" for o in objectives))
+        terminal.rows(header, [(f"{own.number}", *_spread_cells(own)) for own in spreads])
     for line in remarks(sweep):
         terminal.say(line)
+
+
+def _shown(sweep: Sweep) -> list[int]:
+    """The front, and the recipe to compare with."""
+    return list(dict.fromkeys([*sweep.order(), *(number for number in sweep.points() if number == 0)]))
+
+
+def _spread_cells(own: Spread) -> list[str]:
+    return [f"{shown(mean)} ± {shown(std)}" for mean, std in zip(own.mean, own.std or own.mean, strict=True)]
 
 
 def remarks(sweep: Sweep) -> Iterator[str]:
@@ -116,9 +127,14 @@ def remarks(sweep: Sweep) -> Iterator[str]:
     num = len(sweep.search.trials)
     counted = ", ".join(f"{name} {count}" for name, count in sorted(ran.items()))
     yield f"executed   {sum(ran.values())} stages for {num} trials: {counted}"
-    for metric, own in importances(sweep.search.study, sweep.study.objectives).items():
+    mattered = importances(sweep.search.study, sweep.study.objectives)
+    for metric, own in mattered.items():
         listed = ", ".join(f"{name} {share:.2f}" for name, share in list(own.items())[:3])
         yield f"mattered   for {metric}: {listed}"
+    if not mattered:
+        yield "mattered   unknown: it takes 4 trials that were measured in full and differ"
+    if sweep.search.first is None and sweep.points():
+        yield "beware     the recipe itself is not measured: the best of these may be worse than it"
     if len(sweep.study.objectives) == 1 and sweep.study.looks:
         yield from _trust(sweep)
 
@@ -132,10 +148,13 @@ def _trust(sweep: Sweep) -> Iterator[str]:
         yield "rungs      too few trials were measured in full to tell whether rungs judge well"
 
 
-def say_where(terminal: Terminal, best: Path | None, folder: Path, storage: str) -> None:
+def say_where(terminal: Terminal, sweep: Sweep, best: Path | None, folder: Path, storage: str) -> None:
     if best is not None:
-        terminal.say(f"best       {best}; to run it: python pipelines/run.py --pipeline {best}")
-        terminal.say(f"front      {folder / FRONT_FOLDER}")
+        smoke = " --smoke" * sweep.study.smoke
+        command = f"python pipelines/run.py --pipeline {shlex.quote(str(best))}{smoke}"
+        terminal.say(f"best       {best}; to run it: {command}")
+        if len(sweep.study.objectives) > 1:
+            terminal.say(f"front      {folder / FRONT_FOLDER}")
         terminal.say(f"pictures   {folder / 'figures'}")
     terminal.say(f"study      {storage}")
 
@@ -143,14 +162,22 @@ def say_where(terminal: Terminal, best: Path | None, folder: Path, storage: str)
 def markdown(sweep: Sweep) -> str:
     """What the sweep's run shows first in MLflow."""
     objectives = sweep.study.objectives
-    numbers = list(dict.fromkeys([*sweep.order(), *(n for n in sweep.points() if n == 0)]))
     lines = [
         f"Objectives: {', '.join(map(str, objectives))}. The best trials, and trial 0, the recipe itself:"
     ]
-    lines += ["", f"| trial | {' | '.join(o.metric for o in objectives)} | settings |"]
-    lines += ["|" + "---|" * (len(objectives) + 2)]
-    lines += ["| " + " | ".join(_row(sweep, number)) + " |" for number in numbers]
+    lines += _table(
+        ["trial", *(o.label for o in objectives), "settings"], [_row(sweep, n) for n in _shown(sweep)]
+    )
+    if spreads := sweep.spreads():
+        lines += ["", f"Over {sweep.num_seeds} seeds, the best first (mean ± standard deviation):"]
+        rows = [(f"{own.number}", *_spread_cells(own)) for own in spreads]
+        lines += _table(["trial", *(o.label for o in objectives)], rows)
     return "\n".join([*lines, "", *(f"- {line}" for line in remarks(sweep))])
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    cells = [header, ["---"] * len(header), *rows]
+    return ["", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
 def write_trials(sweep: Sweep, folder: Path) -> Path:
@@ -196,16 +223,22 @@ def _row(sweep: Sweep, number: int) -> tuple[str, ...]:
     )
 
 
-def _recipe_text(sweep: Sweep, name: str, number: int) -> str:
+def _recipe_text(sweep: Sweep, number: int) -> str:
     trial = sweep.search.trials[number]
     recipe, _ = sweep.study.at(trial.params)
-    figures = zip(sweep.study.objectives, trial.values, strict=True)
-    told = ", ".join(f"{o.metric} {shown(value)}" for o, value in figures)
-    lines = [f"{name}: trial {number} of {len(sweep.search.trials)} over {sweep.study.pipeline}: {told}"]
+    told = ", ".join(f"{name} {shown(value)}" for name, value in _values(sweep, trial).items())
+    which = f"trial {number} of {sweep.search.num_trials} over {sweep.study.pipeline}"
+    lines = [f"{sweep.search.name}: {which}: {told}"]
+    if own := next((own for own in sweep.spreads() if own.number == number), None):
+        names = (objective.label for objective in sweep.study.objectives)
+        pairs = zip(names, _spread_cells(own), strict=True)
+        lines.append(f"over {own.num_seeds} seeds: {', '.join(f'{name} {cell}' for name, cell in pairs)}")
     if sweep.study.smoke:
         lines.append("found by a smoke run: none of its figures is a result")
+    if sweep.search.first is None:
+        lines.append("the recipe itself was not measured by then: this may be worse than it")
     lines += [f"{key}={value}" for key, value in trial.params.items()]
-    lines += ["", "command    python pipelines/run.py --pipeline best.yaml"]
+    lines += ["", "command    python pipelines/run.py --pipeline THIS_FILE"]
     return "".join(f"# {line}".rstrip() + "\n" for line in lines) + _yaml(recipe)
 
 

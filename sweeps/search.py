@@ -57,7 +57,7 @@ class Search:
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", ExperimentalWarning)
-        self.space, self.objectives, self.settings = space, objectives, settings
+        self.name, self.space, self.objectives, self.settings = name, space, objectives, settings
         self.num_trials, self.sampler = num_trials, sampler
         pruner = (
             SuccessiveHalvingPruner(looks[0], space.rungs.factor) if space.rungs and looks else NopPruner()
@@ -69,7 +69,7 @@ class Search:
             pruner=pruner,
             load_if_exists=True,
         )
-        self.study.set_metric_names([objective.metric for objective in objectives])
+        self.study.set_metric_names([objective.label for objective in objectives])
         if not self.study.get_trials(deepcopy=False):
             self.study.enqueue_trial(space.own(settings))
         self._running: dict[int, Trial] = {}
@@ -137,6 +137,14 @@ class Search:
         if ends:
             trial.set_user_attr(_ENDS, step)
         return ends
+
+    def note_work(self, number: int, run_id: str, executed: Sequence[str], seconds: float) -> None:
+        """What was done for a trial until now, whatever becomes of it. seconds: of its stages together."""
+        trial = self._running[number]
+        before = trial.user_attrs
+        trial.set_user_attr("run_id", run_id)
+        trial.set_user_attr("executed", [*before.get("executed", []), *executed])
+        trial.set_user_attr("seconds", round(before.get("seconds", 0.0) + seconds, 1))
 
     def tell(self, number: int, values: Sequence[float], facts: Mapping[str, Any]) -> None:
         """The trial is measured. facts: whatever else is worth knowing of it, as JSON can hold it."""

@@ -24,6 +24,7 @@ from sweeps.results import (
     BEST_FILE,
     markdown,
     print_json,
+    publish_best,
     say_results,
     say_where,
     write_pictures,
@@ -74,11 +75,12 @@ class Session:
             if as_json:
                 print_json(name, None, "failed", sweep, None)
             return FAILED
-        best = write_recipes(sweep, name, folder, self.store.workdir)
+        best = write_recipes(sweep, folder)
         say_results(sweep, self.terminal)
-        if self.study.smoke:
+        if self.study.smoke and status == "done":
             say("smoke: everything ran; none of these figures is a result", "yellow")
-        say_where(self.terminal, best, folder, redact(storage))
+        best = best and publish_best(best, self.store.workdir)
+        say_where(self.terminal, sweep, best, folder, redact(storage))
         say(redact(f"tracking   {self.tracking_uri}, run {run_id}"))
         if status == "failed":
             why = sweep.broken or "no trial succeeded"
@@ -116,7 +118,7 @@ class Session:
             looks=self.study.looks,
         )
         sweep = Sweep(self.study, search, self.terminal, self.stop, self.note.seeds)
-        sweep.on_change = lambda: write_recipes(sweep, name, folder, self.store.workdir)
+        sweep.on_change = lambda: write_recipes(sweep, folder)
         return sweep
 
     def _search(self, sweep: Sweep, name: str, folder: Path) -> tuple[str, str]:
@@ -213,11 +215,12 @@ def _range(distribution: Any) -> str:
 
 
 def _figures(sweep: Sweep) -> dict[str, float]:
-    """Of the sweep's own run: the winner's figures, how many trials there are."""
-    best, points = sweep.best(), sweep.points()
-    names = (f"best_{objective.metric}" for objective in sweep.study.objectives)
+    """Of the sweep's own run: the winner's figures (means, where there are seeds), numbers of trials."""
+    best, points, spreads = sweep.best(), sweep.points(), sweep.spreads()
+    values = spreads[0].mean if spreads else points.get(-1 if best is None else best, ())
+    names = [f"best_{objective.metric}" for objective in sweep.study.objectives]
     figures = {
-        **({} if best is None else dict(zip(names, points[best], strict=True))),
+        **dict(zip(names, values, strict=False)),
         "num_trials": len(sweep.search.trials),
         "num_measured": len(points),
         "front_size": len(sweep.order()),

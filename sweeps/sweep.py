@@ -95,7 +95,6 @@ class Sweep:
     on_lost: Callable[[Job, str], object] = lambda job, why: None  # with a job whose process died
     mail: "Mail | None" = None  # once Ray runs
     running: set[str] = field(default_factory=set)
-    rungs: dict[str, list[Result]] = field(default_factory=dict)  # that the running jobs have reached
     broken: str = ""  # why no trial of this sweep can succeed
     _repeats: list[tuple[int, int]] | None = None
     _passed_on: bool = False
@@ -118,12 +117,12 @@ class Sweep:
         return not self.search.is_running and not self._repeats
 
     def looked(self, job: Job, result: Result) -> bool:
+        self.search.note_work(job.number, **result.work)
         name = self.study.score
         score = result.metrics.get(name)
         if score is None or result.step is None:
             return False
-        self.terminal.say(f"{job.label}: after {result.step} steps {name} {shown(score)}")
-        self.rungs.setdefault(job.label, []).append(result)
+        self.terminal.say(f"{job.label}: at step {result.step} {name} {shown(score)}")
         return self.search.prunes(job.number, result.step, score)
 
     def ended(self, job: Job, result: Result | None) -> None:
@@ -132,16 +131,12 @@ class Sweep:
             result = Result("failed", None, cause=_LOST)
             self.on_lost(job, _LOST)
         self.terminal.gone(job.label)
-        results = self.rungs.pop(job.label, [])
-        results += [] if result in results else [result]
-        facts = result.facts | {
-            "executed": [name for own in results for name in own.executed],
-            "seconds": round(sum(own.seconds for own in results), 1),
-        }
-        if job.seed is None:
-            self._trial_ended(job, result, facts)
-        elif result.outcome != "interrupted" and not self._breaks(result):
-            self._repeat_ended(job, job.seed, result, facts)
+        if job.seed is not None:
+            self._repeat_ended(job, job.seed, result)
+        else:
+            if result.outcome != "rung":  # whose work was noted when it was looked at
+                self.search.note_work(job.number, **result.work)
+            self._trial_ended(job, result)
         self.on_change()
 
     def turn(self) -> None:
@@ -235,35 +230,40 @@ class Sweep:
                 own, _ = self.study.at(values, *rungs.settings, f"stage2.until={step}")
                 looks.append(Level(self.study.settings(own), step))
             levels = [*looks, *levels]
-        title = f"trial {number}" + (" (the recipe itself)" if number == 0 else "")
-        job = Job(number, seed, title if seed is None else f"seed {seed}", recipe, tuple(levels))
+        title = f"{self.search.name} trial {number}" + (" (the recipe itself)" if number == 0 else "")
+        title += "" if seed is None else f" seed {seed}"
+        job = Job(number, seed, title, recipe, tuple(levels))
         self.running.add(job.label)
         words = "the recipe itself" if number == 0 else self.study.space.told(values)
-        self.terminal.say(f"{job.label}: starts: {words}")
+        self.terminal.say(f"{job.label} starts: {words}")
         return job
 
-    def _trial_ended(self, job: Job, result: Result, facts: Mapping[str, Any]) -> None:
+    def _trial_ended(self, job: Job, result: Result) -> None:
         values, missing = self._values(result)
         match result.outcome:
             case "done" if not missing:
-                self.search.tell(job.number, values, facts)
+                self.search.tell(job.number, values, result.facts)
                 self.terminal.say(f"{job.label}: {self._told(values)}", "green")
             case "rung":
-                self.search.tell_pruned(job.number, facts)
+                self.search.tell_pruned(job.number, result.facts)
                 why = f"ended at step {result.step}: others did better"
                 self.on_pruned(result.run_id, why)
                 self.terminal.say(f"{job.label}: {why}", "yellow")
             case "interrupted":
                 self.terminal.say(f"{job.label}: interrupted; --resume goes on with it", "yellow")
             case _ if self._breaks(result):
-                self.broken = f"{result.cause} (which all trials need)"
+                self.broken = self._broken(result)
                 self.terminal.say(f"{job.label}: {self.broken}", "red")
             case _:
                 cause = result.cause or missing
-                self.search.tell_failed(job.number, cause, facts)
+                self.search.tell_failed(job.number, cause, result.facts)
                 self.terminal.say(f"{job.label}: failed: {cause}", "red")
 
-    def _repeat_ended(self, job: Job, seed: int, result: Result, facts: Mapping[str, Any]) -> None:
+    def _repeat_ended(self, job: Job, seed: int, result: Result) -> None:
+        if result.outcome == "interrupted" or self._breaks(result):
+            self.broken = self.broken or ("" if result.outcome == "interrupted" else self._broken(result))
+            return
+        facts = result.facts | result.work
         values, missing = self._values(result)
         if result.outcome == "done" and not missing:
             self.search.note_repeat(job.number, seed, {**facts, "values": values})
@@ -276,6 +276,9 @@ class Sweep:
     def _breaks(self, result: Result) -> bool:
         """True when no trial can succeed; those that ran into it are run again by --resume."""
         return result.outcome == "broken" or bool(set(result.failed) & self.study.shared())
+
+    def _broken(self, result: Result) -> str:
+        return f"{result.cause} (no trial can do without)"
 
     def _values(self, result: Result) -> tuple[list[float], str]:
         """The objectives' values, and why there are none where one is missing."""
