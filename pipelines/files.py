@@ -32,6 +32,13 @@ def write_json(path: Path, value: Any) -> None:
     temporary.rename(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all, like `write_json`."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(path)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when there is no such file or it is not one."""
     value = _parse(path)

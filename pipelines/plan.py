@@ -210,7 +210,8 @@ def _decide(
     checkpoints = checkpoint_steps(store.checkpoints(node.stage, key), last_step(identity))
     if checkpoints:
         return "resume", f"goes on from the checkpoint at step {checkpoints[-1][0]}"
-    if parts := finished_parts(store.checkpoints(node.stage, key)):
+    parts = "" if node.stage.startswith("train_") else finished_parts(store.checkpoints(node.stage, key))
+    if parts:
         return "resume", f"goes on after {parts}"
     anew = [name for name in node.needs.values() if steps[name].will_run]
     if anew:

@@ -33,7 +33,7 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> tuple[Recip
     Where a setting is bad, the recipe carries the file's own value instead, so that later checks can
     still look for further problems. Raises BadInput when nothing usable remains.
     """
-    path = _find(name_or_path)
+    path = find_recipe(name_or_path)
     values = _read(path)
     own = _copy(values)
     problems = [problem for text in overrides for problem in _override(values, text)]
@@ -51,7 +51,8 @@ def _images(values: dict[str, Any]) -> Any:
     return data.get("in") if isinstance(data, dict) else None
 
 
-def _find(name_or_path: str) -> Path:
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a shipped recipe, or the one given. Raises BadInput when there is none."""
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
         if not path.is_file():

@@ -81,7 +81,8 @@ class Recorder:
         prefix = self.prefix + node.prefix
         metrics = {f"{prefix}{name}": value for name, value in manifest.get("metrics", {}).items()}
         metrics[f"{prefix}seconds"] = manifest["seconds"]
-        self.tracker.metrics(run_id, metrics)
+        if self.trial is None or self.trial.rung is None or node.stage not in _TRAINING:  # which goes on
+            self.tracker.metrics(run_id, metrics)
         self.tracker.tag(run_id, {f"atjem.absent.{k}": v for k, v in manifest.get("absent", {}).items()})
         if node.is_stage:
             self.tracker.tag(run_id, {"atjem.artifact": str(folder)})

@@ -80,6 +80,10 @@ class Runner:
         except ray.exceptions.RayError as error:
             for name in self.running.values():
                 self._fail(name, f"the Ray cluster was lost: {cause(error)}")
+        except BaseException:  # nobody will look after them: no other run may meet them at work
+            for reference in self.running:
+                ray.cancel(reference, force=True)
+            raise
         finally:
             for lock in self.locks.values():
                 lock.close()

@@ -117,16 +117,23 @@ class Tracker:
         self.client.log_batch(run_id, params=entries)
         return run_id
 
-    def open_sweep(self, name: str, params: Mapping[str, str], tags: Mapping[str, str], workdir: str) -> str:
-        """The sweep's run, reopened, or a new one. The caller holds the workdir's lock. Returns its id."""
+    def open_sweep(
+        self, name: str, identity: str, params: Mapping[str, str], tags: Mapping[str, str], workdir: str
+    ) -> str:
+        """The sweep's run, reopened, or a new one. The caller holds the workdir's lock. Returns its id.
+
+        identity: tells the sweep from others of its name.
+        """
         self._close_orphans(workdir)
         tags = {**tags, "atjem.kind": "sweep", "atjem.sweep": name, "atjem.workdir": workdir}
+        tags["atjem.identity"] = identity
         tags |= {"atjem.status": "running", "atjem.driver": _driver()}
-        found = self._search(f"tags.`atjem.kind` = 'sweep' AND tags.`atjem.sweep` = '{name}'")
-        if own := [run for run in found if run.data.tags.get("atjem.workdir") == workdir]:
-            return self._reopen(own[0], tags)
+        if found := self._search(f"tags.`atjem.kind` = 'sweep' AND tags.`atjem.identity` = '{identity}'"):
+            return self._reopen(found[0], tags)
         run_id = self._create(name, {**tags, "mlflow.source.name": "sweeps/tune_pgd.py"})
-        self.client.log_batch(run_id, params=[Param(key, value[:5000]) for key, value in params.items()])
+        self.client.log_batch(
+            run_id, params=[Param(key, redact(value)[:5000]) for key, value in params.items()]
+        )
         return run_id
 
     def fail_trial(self, trial: Trial, reason: str) -> None:
@@ -275,8 +282,8 @@ class Tracker:
         """The trial's run, if it has one, and its parent's: the sweep's run, or a repeat's trial's."""
         parent = trial.parent
         if trial.seed is not None:
-            [own], _ = self._runs_of(replace(trial, seed=None))
-            parent = own.info.run_id
+            own, _ = self._runs_of(replace(trial, seed=None))
+            parent = own[0].info.run_id if own else parent
         named = f"tags.`atjem.trial` = '{trial.name}'"
         return self._search(f"{named} AND tags.`mlflow.parentRunId` = '{parent}'"), parent
 

@@ -19,21 +19,22 @@ from pipelines.lock import locked
 from pipelines.number_text import SMOKE_PREFIX
 from pipelines.preflight import check_cluster, check_place, check_settings, check_tracking
 from pipelines.problems import BadInput, Problem, first_line
-from pipelines.recipe import load_recipe
+from pipelines.recipe import find_recipe, load_recipe
 from pipelines.store import Store
 from pipelines.terminal import Terminal
 from pipelines.usage import INTERRUPTED
-from sweeps.note import SPACE_FILE, Note, read_note
+from sweeps.note import RECIPE_FILE, SPACE_FILE, Note, read_note, sweep_folder
 from sweeps.objectives import against_the_grain, default_objectives, parse_objectives
 from sweeps.results import print_json
 from sweeps.search import SAMPLERS
 from sweeps.session import Session
 from sweeps.shape import check_shape, fitting
-from sweeps.space import incomparable, parse_space, read_space
+from sweeps.space import incomparable, parse_space, read_text
 from sweeps.sweep import Study
 
 SPACE = Path(__file__).with_name("pgd.yaml")
 _TRIALS = 20
+_SEEDS = 1 << 63  # how many there are
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,8 @@ def _main(options: Options) -> int:
     with StopRequest() as stop, locked(workdir, terminal.waiting, lambda: stop.count > 0) as free:
         if not free:
             terminal.say("interrupted while waiting; nothing was begun")
+            if options.as_json:
+                print_json(options.resume, None, "interrupted", None, None)
             return INTERRUPTED
         store.sweep()
         session = Session(
@@ -198,7 +201,6 @@ def _main(options: Options) -> int:
             store,
             tracking_uri,
             None if options.tracking_uri else workdir / "mlartifacts",
-            options.storage,
             concurrent,
             options.ray_address,
             terminal,
@@ -217,20 +219,23 @@ def _note(options: Options, store: Store) -> Note:
     if pipeline is not None and pipeline.endswith((".yaml", ".yml")):
         pipeline = str(Path(pipeline).absolute())
     if options.resume is None:
+        path = find_recipe(pipeline or "digits")
         return Note(
-            pipeline or "digits",
-            read_space(Path(options.space or SPACE)),
-            options.objectives,
-            options.overrides,
-            options.smoke,
-            sampler or SAMPLERS[0],
-            options.trials or _TRIALS,
-            options.seeds or 1,
+            pipeline=pipeline or "digits",
+            recipe=read_text(path, "--pipeline"),
+            space=read_text(Path(options.space or SPACE), "--space"),
+            objectives=options.objectives,
+            overrides=options.overrides,
+            smoke=options.smoke,
+            sampler="nsga2" if sampler == "nsga2" else "tpe",
+            trials=options.trials or _TRIALS,
+            seeds=options.seeds or 1,
+            storage=options.storage or "",
         )
     old = read_note(store, options.resume)
     given = {
         "--pipeline": (pipeline, old.pipeline),
-        "--space": (options.space and read_space(Path(options.space)), old.space),
+        "--space": (options.space and read_text(Path(options.space), "--space"), old.space),
         "--objective": (options.objectives, old.objectives),
         "--set": (options.overrides, old.overrides),
         "--smoke": (options.smoke, old.smoke),
@@ -243,19 +248,41 @@ def _note(options: Options, store: Store) -> Note:
     ]
     if problems:
         raise BadInput(problems)
-    return replace(old, trials=options.trials or old.trials, seeds=options.seeds or old.seeds)
+    return replace(
+        old,
+        trials=options.trials or old.trials,
+        seeds=options.seeds or old.seeds,
+        storage=_storage(old.storage, options.storage),
+    )
+
+
+def _storage(noted: str, given: str | None) -> str:
+    """The study's own. Raises BadInput when another is given, or none where the noted one hides a secret."""
+    if given is None and redact(noted) == noted and "***" not in noted:
+        return noted
+    if given is None or redact(given) != noted:
+        allowed = f"the sweep was begun with {noted or 'none'}"
+        raise BadInput([Problem("--storage", given or "not given", allowed)])
+    return given
 
 
 def _study(note: Note, options: Options, available: dict[str, float]) -> tuple[Study, list[Problem]]:
-    recipe, problems = load_recipe(note.pipeline, note.overrides)
+    source = note.pipeline
+    if options.resume:
+        source = str(sweep_folder(Store(resolve_workdir(options.workdir)), options.resume) / RECIPE_FILE)
+    recipe, problems = load_recipe(source, note.overrides)
+    recipe = replace(recipe, name=Path(note.pipeline).stem)
     where = SPACE_FILE if options.resume else options.space or SPACE.name
-    space, found = parse_space(note.space, where, note.pipeline, note.overrides, recipe.settings)
+    space, found = parse_space(note.space, where, source, note.overrides, recipe.settings)
     texts = note.objectives or default_objectives(recipe.settings)
     objectives, wrong = parse_objectives(texts, recipe.settings, SMOKE_PREFIX * note.smoke)
     problems += found + wrong
     if not objectives or not space.parameters:
         raise BadInput(problems)
-    study = Study(note.pipeline, note.overrides, note.smoke, available, recipe, space, objectives)
+    if recipe.settings.seed + note.seeds > _SEEDS:
+        given = f"{note.seeds} from seed {recipe.settings.seed} on"
+        problems.append(Problem("--seeds", given, "no seed may be 2^63 or more"))
+    study = Study(source, note.overrides, note.smoke, available, recipe, space, objectives)
     return study, problems
 
 

@@ -146,9 +146,10 @@ def _parallel(study: Study, objectives: Sequence[Objective], front: Sequence[int
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     names = sorted({name for trial in trials for name in trial.params})
-    columns: list[tuple[str, list[Any], bool]] = [
-        (name, [trial.params.get(name) for trial in trials], _is_log(trials, name)) for name in names
-    ]
+    columns: list[tuple[str, list[Any], bool]] = []
+    for name in names:
+        values = [_named(trial.params[name]) if name in trial.params else None for trial in trials]
+        columns.append((name, values, _is_log(trials, name)))
     columns += [
         (_axis(objective), [trial.values[place] for trial in trials], False)
         for place, objective in enumerate(objectives)
@@ -192,6 +193,10 @@ def _columns(
     return [points[number][0] for number in numbers], [points[number][1] for number in numbers]
 
 
+def _named(value: Any) -> Any:
+    return "null" if value is None else value
+
+
 def _axis(objective: Objective) -> str:
     return f"{objective.label} ({'higher' if objective.maximize else 'lower'} is better)"
 
@@ -208,15 +213,15 @@ def _scaled(values: Sequence[Any], *, is_log: bool) -> list[float | None]:
         numbers: list[float | None] = [None if v is None else float(words.index(str(v))) for v in values]
     else:
         numbers = [None if v is None else math.log(v) if is_log else float(v) for v in values]
-    present = [number for number in numbers if number is not None]
+    present = [number for number in numbers if number is not None] or [0.0]
     low, span = min(present), max(present) - min(present)
     return [None if n is None else (n - low) / span if span else 0.5 for n in numbers]
 
 
 def _ends(values: Sequence[Any]) -> tuple[str, str]:
     known = [value for value in values if value is not None]
-    if any(isinstance(value, str | bool) for value in known):
-        words = sorted({str(value) for value in known})
+    if not known or any(isinstance(value, str | bool) for value in known):
+        words = sorted({str(value) for value in known}) or [""]
         return words[0], words[-1]
     return f"{min(known):.3g}", f"{max(known):.3g}"
 

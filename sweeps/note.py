@@ -1,35 +1,53 @@
 """What a sweep is, as its folder remembers it: whoever goes on with it need not say it again."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
+from typing import Literal
+from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.files import read_json, write_json
+from data.redact import redact
+from pipelines.files import read_json, write_json, write_text
 from pipelines.problems import BadInput, Problem
+from pipelines.settings import Positive
 from pipelines.store import Store
-from sweeps.space import read_space
+from sweeps.space import read_text
 
-NOTE_FILE, SPACE_FILE = "sweep.json", "space.yaml"
+NOTE_FILE, SPACE_FILE, RECIPE_FILE = "sweep.json", "space.yaml", "recipe.yaml"
+_TEXTS = {"space": SPACE_FILE, "recipe": RECIPE_FILE}
 
 
 @dataclass(frozen=True)
 class Note:
+    """`space` and `recipe` are texts, as they were when the sweep began: all its trials are made of them."""
+
     pipeline: str
-    space: str  # its text
+    recipe: str
+    space: str
     objectives: tuple[str, ...]  # none: the recipe's default ones
     overrides: tuple[str, ...]
     smoke: bool
-    sampler: str
-    trials: int
-    seeds: int
+    sampler: Literal["tpe", "nsga2"]
+    trials: Positive
+    seeds: Positive
+    storage: str = ""  # of the study, without secrets; empty: SQLite in the folder
     fingerprint: str = ""  # of the recipe's own run: settings, images, code, library versions
+    identity: str = ""  # tells it from other sweeps of its name
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SPACE_FILE).write_text(self.space, encoding="utf-8")
-        write_json(folder / NOTE_FILE, {key: value for key, value in asdict(self).items() if key != "space"})
+        entries = asdict(self)
+        for name, file in _TEXTS.items():
+            write_text(folder / file, entries.pop(name))
+        write_json(folder / NOTE_FILE, entries | {"storage": redact(self.storage)})
+
+
+def new_identity() -> str:
+    return uuid4().hex
 
 
 def sweep_folder(store: Store, name: str) -> Path:
@@ -37,23 +55,22 @@ def sweep_folder(store: Store, name: str) -> Path:
 
 
 def read_note(store: Store, name: str) -> Note:
-    """Of the sweep of this name. Raises BadInput when there is none."""
+    """Of the sweep of this name. Raises BadInput when there is none, or when it is damaged."""
     folder = sweep_folder(store, name)
-    noted = read_json(folder / NOTE_FILE) if Path(name).name == name else None
-    if noted is None:
+    if Path(name).name != name or not (folder / NOTE_FILE).is_file():
         known = sorted(path.parent.name for path in folder.parent.glob(f"*/{NOTE_FILE}"))
         allowed = f"use one of {', '.join(known)}" if known else f"there is no sweep in {store.workdir}"
         raise BadInput([Problem("--resume", repr(name), allowed)])
+    texts = {entry: read_text(folder / file, "--resume") for entry, file in _TEXTS.items()}
     try:
-        return TypeAdapter(Note).validate_python({**noted, "space": read_space(folder / SPACE_FILE)})
+        return TypeAdapter(Note).validate_python({**(read_json(folder / NOTE_FILE) or {}), **texts})
     except ValidationError as error:
-        given = f"{error.error_count()} of its entries are damaged"
-        raise BadInput([Problem(str(folder / NOTE_FILE), given, "start a new sweep")]) from error
+        entries = ", ".join(str(detail["loc"][0]) for detail in error.errors())
+        problem = Problem(str(folder / NOTE_FILE), f"damaged: {entries}", "start a new sweep")
+        raise BadInput([problem]) from error
 
 
-def new_name(store: Store, recipe: str) -> str:
-    """digits-1, digits-2, ...: the first that is free."""
-    stem, number = re.sub(r"[^\w.-]+", "-", recipe), 1
-    while sweep_folder(store, f"{stem}-{number}").exists():
-        number += 1
-    return f"{stem}-{number}"
+def names(store: Store, recipe: str) -> Iterator[str]:
+    """digits-1, digits-2, ...: those that are free in the workdir."""
+    stem = re.sub(r"[^\w.-]+", "-", recipe)
+    return (name for name in (f"{stem}-{n}" for n in count(1)) if not sweep_folder(store, name).exists())

@@ -13,6 +13,7 @@ from optuna.trial import Trial
 from pipelines.settings import RUNTIME
 
 FORMS = "{low: , high: }, {times: [least, most]} (of the recipe's own value) or {choices: [...]}"
+_LARGEST = 1e15  # of numbers in a space, in either direction
 _KEYS = {
     "low": ("low", "high", "log", "step", "when"),
     "times": ("times", "log", "step", "when"),
@@ -95,9 +96,12 @@ def _kind(form: Any) -> str | None:
 def _choices(choices: Any, own: Any) -> CategoricalDistribution | str:
     if not isinstance(choices, list) or len(choices) < 2:
         return "choices must be a list of two or more"
-    scalars = [scalar(choice) for choice in choices]
-    if any(isinstance(choice, dict) for choice in choices):
-        return "choices must be values, not settings"
+    if not all(isinstance(choice, str | bool | int | float | list | None) for choice in choices):
+        return "choices must be words, numbers, true, false, null or lists of these"
+    try:
+        scalars = [scalar(choice) for choice in choices]
+    except TypeError:  # a list of something else
+        return "choices must be words, numbers, true, false, null or lists of these"
     if len(set(map(repr, scalars))) < len(scalars):
         return "choices must differ"
     if not any(choice == scalar(own) and type(choice) is type(scalar(own)) for choice in scalars):
@@ -120,6 +124,8 @@ def _range(form: Mapping[str, Any], own: Any) -> FloatDistribution | IntDistribu
         if own == 0:
             return "the recipe's own value is 0, and so would be every multiple; use {low: , high: }"
         low, high = (factor * own for factor in factors)
+        if not (_is_number(low) and _is_number(high)):
+            return "times leads beyond what numbers can hold"
     else:
         low, high = form["low"], form.get("high")
         if not (_is_number(low) and _is_number(high)):
@@ -159,11 +165,12 @@ def _left_out(low: float, high: float, own: float) -> str:
 
 
 def _divides(step: float, length: float) -> bool:
-    return math.isclose(length / step, round(length / step), abs_tol=1e-9)
+    times = length / step
+    return abs(times) < _LARGEST and math.isclose(times, round(times), abs_tol=1e-9)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def _condition(when: Any, flat: Mapping[str, Any]) -> tuple[str, Any] | str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from pipelines.files import write_text
 from pipelines.number_text import shown
 from pipelines.recipe import Recipe
 from pipelines.terminal import Terminal
@@ -18,6 +19,7 @@ from sweeps.ranking import Spread, rank_correlations
 from sweeps.sweep import Sweep
 
 BEST_FILE, TRIALS_FILE, FRONT_FOLDER = "best.yaml", "trials.json", "front"
+_SMOKE = "found by a smoke run: none of its figures is a result"
 _TRUSTED = 0.5  # rank correlation, below which rungs end the wrong trials
 _STATES = {
     TrialState.COMPLETE: "done",
@@ -40,18 +42,21 @@ def write_recipes(sweep: Sweep, folder: Path) -> Path | None:
         front = sweep.order()
         (folder / FRONT_FOLDER).mkdir(exist_ok=True)
         for number in front:
-            _write(folder / FRONT_FOLDER / f"trial-{number}.yaml", _recipe_text(sweep, number))
+            write_text(folder / FRONT_FOLDER / f"trial-{number}.yaml", _recipe_text(sweep, number))
         for old in (folder / FRONT_FOLDER).glob("trial-*.yaml"):
             if int(old.stem.removeprefix("trial-")) not in front:
                 old.unlink()
-    _write(folder / BEST_FILE, _recipe_text(sweep, best))
+    write_text(folder / BEST_FILE, _recipe_text(sweep, best))
     return folder / BEST_FILE
 
 
 def publish_best(best: Path, workdir: Path) -> Path:
-    """The winner of the latest sweep, where one looks first."""
-    _write(workdir / BEST_FILE, best.read_text(encoding="utf-8"))
-    return workdir / BEST_FILE
+    """The winner of the latest sweep, where one looks first; a smoke sweep's replaces no real one."""
+    text, published = best.read_text(encoding="utf-8"), workdir / BEST_FILE
+    if _SMOKE in text and published.exists() and _SMOKE not in published.read_text(encoding="utf-8"):
+        return best
+    write_text(published, text)
+    return published
 
 
 def write_pictures(sweep: Sweep, folder: Path) -> list[Path]:
@@ -68,7 +73,7 @@ def trial_rows(sweep: Sweep) -> list[dict[str, Any]]:
             "state": _STATES[trial.state],
             "values": _values(sweep, trial),
             "params": trial.params,
-            "cause": trial.user_attrs.get("cause"),
+            "cause": trial.user_attrs.get("cause") if trial.state == TrialState.FAIL else None,
             "run_id": trial.user_attrs.get("run_id"),
             "seconds": trial.user_attrs.get("seconds"),
             "rungs": {str(step): value for step, value in trial.intermediate_values.items()},
@@ -104,7 +109,10 @@ def say_results(sweep: Sweep, terminal: Terminal) -> None:
         if hidden := len(points) - len(numbers):
             terminal.say(f"{hidden} more measured in full, each worse than one of these: see {TRIALS_FILE}")
     if spreads := sweep.spreads():
-        header = ("trial", *(f"{o.label}, mean ± deviation over {sweep.num_seeds} seeds" for o in objectives))
+        header = (
+            "trial",
+            *(f"{o.label}, mean ± deviation over {spreads[0].num_seeds} seeds" for o in objectives),
+        )
         terminal.rows(header, [(f"{own.number}", *_spread_cells(own)) for own in spreads])
     for line in remarks(sweep):
         terminal.say(line)
@@ -169,7 +177,7 @@ def markdown(sweep: Sweep) -> str:
         ["trial", *(o.label for o in objectives), "settings"], [_row(sweep, n) for n in _shown(sweep)]
     )
     if spreads := sweep.spreads():
-        lines += ["", f"Over {sweep.num_seeds} seeds, the best first (mean ± standard deviation):"]
+        lines += ["", f"Over {spreads[0].num_seeds} seeds, the best first (mean ± standard deviation):"]
         rows = [(f"{own.number}", *_spread_cells(own)) for own in spreads]
         lines += _table(["trial", *(o.label for o in objectives)], rows)
     return "\n".join([*lines, "", *(f"- {line}" for line in remarks(sweep))])
@@ -182,7 +190,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def write_trials(sweep: Sweep, folder: Path) -> Path:
     path = folder / TRIALS_FILE
-    _write(path, json.dumps(trial_rows(sweep), indent=1) + "\n")
+    write_text(path, json.dumps(trial_rows(sweep), indent=1) + "\n")
     return path
 
 
@@ -227,14 +235,14 @@ def _recipe_text(sweep: Sweep, number: int) -> str:
     trial = sweep.search.trials[number]
     recipe, _ = sweep.study.at(trial.params)
     told = ", ".join(f"{name} {shown(value)}" for name, value in _values(sweep, trial).items())
-    which = f"trial {number} of {sweep.search.num_trials} over {sweep.study.pipeline}"
+    which = f"trial {number} of {sweep.search.num_trials} over {sweep.study.recipe.name}"
     lines = [f"{sweep.search.name}: {which}: {told}"]
     if own := next((own for own in sweep.spreads() if own.number == number), None):
         names = (objective.label for objective in sweep.study.objectives)
         pairs = zip(names, _spread_cells(own), strict=True)
         lines.append(f"over {own.num_seeds} seeds: {', '.join(f'{name} {cell}' for name, cell in pairs)}")
     if sweep.study.smoke:
-        lines.append("found by a smoke run: none of its figures is a result")
+        lines.append(_SMOKE)
     if sweep.search.first is None:
         lines.append("the recipe itself was not measured by then: this may be worse than it")
     lines += [f"{key}={value}" for key, value in trial.params.items()]
@@ -246,10 +254,3 @@ def _yaml(recipe: Recipe) -> str:
     values = recipe.settings.model_dump(by_alias=True, mode="json")
     values["data"]["root"] = str(Path(values["data"]["root"]).resolve())  # runs from any folder
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -1,9 +1,11 @@
 """Rungs: looks at a trial before its training is done, and what makes these looks cheap."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.graph import build_graph, stage_needs
 from pipelines.problems import Problem
 from pipelines.recipe import load_recipe
 from pipelines.settings import Settings, flatten
@@ -52,6 +54,15 @@ def read_rungs(
     if not isinstance(cheaper, dict):
         problems.append(Problem(f"{where}.settings", repr(cheaper), "must be settings with their values"))
         cheaper = {}
+    problems += [
+        Problem(
+            f"{where}.settings.{name}",
+            repr(value),
+            "a look changes how a model is measured, not its training",
+        )
+        for name, value in cheaper.items()
+        if _trains(str(name), settings)
+    ]
     changed = tuple(_cheaper(name, value, flatten(settings)) for name, value in cheaper.items())
     (_, known), (_, refused) = (load_recipe(pipeline, (*overrides, *more)) for more in ((), changed))
     problems += [
@@ -65,8 +76,15 @@ def read_rungs(
 def _cheaper(name: str, value: Any, flat: Mapping[str, Any]) -> str:
     """An override. {times: 0.25} takes a quarter of the recipe's own number, and ten at least."""
     if isinstance(value, dict) and value.keys() == {"times"}:
-        own = flat.get(name)
-        if isinstance(own, int | float) and isinstance(value["times"], int | float):
-            part = own * value["times"]
+        own, factor = flat.get(name), value["times"]
+        if isinstance(own, int | float) and isinstance(factor, int | float) and 0 < factor <= 1:
+            part = own * factor
             return f"{name}={max(min(own, _FEWEST), round(part)) if isinstance(own, int) else part}"
-    return f"{name}={value}"
+    return f"{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+
+
+def _trains(name: str, settings: Settings) -> bool:
+    """True for a setting of the training itself, which a look must leave as it is."""
+    graph = build_graph(settings)
+    nodes = stage_needs(graph, ["train_stage2"])
+    return any(name == path or name.startswith(f"{path}.") for node in nodes for path in graph[node].reads)

@@ -22,10 +22,15 @@ from sweeps.objectives import Objective
 from sweeps.space import Space
 
 SAMPLERS = ("tpe", "nsga2")
+_IDENTITY = "identity"  # of the sweep that a study is of
 _FIRST = 0  # the trial that holds the recipe's own settings
 _ENDS = "ends_at_step"  # note of a trial that its rung ends
 _STARTUP = 8  # trials drawn at random before TPE has anything to go by
 _POPULATION = 10  # of NSGA-II
+
+
+class NameTakenError(Exception):
+    """The storage holds another sweep's study under this name."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Search:
         self,
         storage: str,
         name: str,
+        identity: str,
         space: Space,
         objectives: Sequence[Objective],
         settings: Settings,
@@ -53,11 +59,13 @@ class Search:
     ) -> None:
         """Opens the study, or makes it. Trials that a dead driver left running wait to be run again.
 
+        identity: tells the sweep from others of its name; raises NameTakenError when the study is another's.
         looks: the training steps at which trials are compared and ended early; only with one objective.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", ExperimentalWarning)
-        self.name, self.space, self.objectives, self.settings = name, space, objectives, settings
+        self.name, self.identity, self.space = name, identity, space
+        self.objectives, self.settings = objectives, settings
         self.num_trials, self.sampler = num_trials, sampler
         pruner = (
             SuccessiveHalvingPruner(looks[0], space.rungs.factor) if space.rungs and looks else NopPruner()
@@ -69,6 +77,10 @@ class Search:
             pruner=pruner,
             load_if_exists=True,
         )
+        own = self.study.user_attrs.get(_IDENTITY, identity)
+        if own != identity:
+            raise NameTakenError(name)
+        self.study.set_user_attr(_IDENTITY, identity)
         self.study.set_metric_names([objective.label for objective in objectives])
         if not self.study.get_trials(deepcopy=False):
             self.study.enqueue_trial(space.own(settings))

@@ -1,12 +1,17 @@
 """A call of the sweep's command, after the checks: a name, a study, trials on Ray, and what they came to."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import typer
+from alembic.util.exc import CommandError
+from optuna.exceptions import OptunaError
+from sqlalchemy.exc import SQLAlchemyError
 
 from data.redact import redact
 from pipelines.cli import DONE, FAILED
@@ -19,7 +24,7 @@ from pipelines.provenance import provenance
 from pipelines.store import Store
 from pipelines.terminal import Terminal
 from pipelines.usage import INTERRUPTED
-from sweeps.note import SPACE_FILE, Note, new_name, sweep_folder
+from sweeps.note import RECIPE_FILE, SPACE_FILE, Note, names, new_identity, sweep_folder
 from sweeps.results import (
     BEST_FILE,
     markdown,
@@ -31,7 +36,7 @@ from sweeps.results import (
     write_recipes,
     write_trials,
 )
-from sweeps.search import Search
+from sweeps.search import NameTakenError, Search
 from sweeps.shape import check_shape, fitting
 from sweeps.sweep import Study, Sweep
 
@@ -48,7 +53,6 @@ class Session:
     store: Store
     tracking_uri: str
     artifacts: Path | None  # where a local tracking store keeps files
-    storage: str | None  # of the Optuna study; None: SQLite in the sweep's folder
     concurrent: int | None  # None: as many as the cluster has room for
     ray_address: str | None
     terminal: Terminal
@@ -57,21 +61,21 @@ class Session:
 
     def run(self, resume: str | None, *, as_json: bool) -> int:
         """Searches, tells how it went, and returns the exit code."""
-        name = resume or new_name(self.store, self.study.experiment)
-        folder = sweep_folder(self.store, name)
-        replace(self.note, fingerprint=self._fingerprint(name)).write(folder)
-        storage = self.storage or f"sqlite:///{folder / 'study.db'}"
-        say, again = self.terminal.say, self.command(name)
+        name, sweep = self._open(resume)
+        folder, again = sweep_folder(self.store, name), self.command(name)
+        say = self.terminal.say
         say(f"sweep {name}: {self.note.trials} trials of {self.study.recipe.name}")
         say(f"objectives {', '.join(self.note.objectives)}; to go on after a stop: {again}")
-        sweep = self._open(storage, name, folder)
         try:
             run_id, status = self._search(sweep, name, folder)
+        except BadInput:  # before the first trial
+            if resume is None:
+                self._forget(name)
+            raise
         except self._tracking_errors() as error:
-            line = f"error: --tracking-uri: {self.tracking_uri}; MLflow failed during the sweep: "
-            typer.echo(
-                redact(f"{line}{first_line(error)}; finished trials are kept, to go on: {again}"), err=True
-            )
+            sweep.search.requeue()
+            line = f"error: sweep {name}: MLflow or its disk failed: {first_line(error)}"
+            typer.echo(redact(f"{line}; finished trials are kept, to go on: {again}"), err=True)
             if as_json:
                 print_json(name, None, "failed", sweep, None)
             return FAILED
@@ -80,7 +84,7 @@ class Session:
         if self.study.smoke and status == "done":
             say("smoke: everything ran; none of these figures is a result", "yellow")
         best = best and publish_best(best, self.store.workdir)
-        say_where(self.terminal, sweep, best, folder, redact(storage))
+        say_where(self.terminal, sweep, best, folder, redact(self._storage(name)))
         say(redact(f"tracking   {self.tracking_uri}, run {run_id}"))
         if status == "failed":
             why = sweep.broken or "no trial succeeded"
@@ -91,35 +95,79 @@ class Session:
             print_json(name, run_id, status, sweep, best)
         return {"done": DONE, "failed": FAILED, "interrupted": INTERRUPTED}[status]
 
+    def _open(self, resume: str | None) -> tuple[str, Sweep]:
+        """The sweep and its name: an old one's, or one that is free here and in the storage."""
+        fingerprint = self._fingerprint(resume)
+        if resume is not None:
+            note = self.note
+            search = self._study(resume, note.identity, is_new=False)
+        else:
+            note = replace(self.note, fingerprint=fingerprint, identity=new_identity())
+            for resume in names(self.store, self.study.experiment):
+                sweep_folder(self.store, resume).mkdir(parents=True)
+                try:
+                    search = self._study(resume, note.identity, is_new=True)
+                    break
+                except NameTakenError:
+                    sweep_folder(self.store, resume).rmdir()
+        name = str(resume)
+        folder = sweep_folder(self.store, name)
+        note.write(folder)
+        study = replace(self.study, source=str(folder / RECIPE_FILE))  # whatever becomes of the original
+        sweep = Sweep(study, search, self.terminal, self.stop, note.seeds)
+        sweep.on_change = lambda: write_recipes(sweep, folder)
+        return name, sweep
+
+    def _storage(self, name: str) -> str:
+        return self.note.storage or f"sqlite:///{sweep_folder(self.store, name) / 'study.db'}"
+
+    def _study(self, name: str, identity: str, *, is_new: bool) -> Search:
+        """Opens a study, or makes it. Raises BadInput when it is not there or is no study."""
+        storage = self._storage(name)
+        try:
+            if not is_new and name not in optuna.study.get_all_study_names(storage):
+                allowed = "it is gone: give the --storage that the sweep was begun with, or start a new one"
+                raise BadInput([Problem("--resume", f"no study {name} in {storage}", allowed)])
+            return Search(
+                storage,
+                name,
+                identity,
+                self.study.space,
+                self.study.objectives,
+                self.study.recipe.settings,
+                num_trials=self.note.trials,
+                sampler=self.note.sampler,
+                looks=self.study.looks,
+            )
+        except NameTakenError as taken:
+            if is_new:
+                raise
+            allowed = "it is another sweep's; give the --storage that this one was begun with"
+            raise BadInput([Problem("--resume", f"the study {name} in {storage}", allowed)]) from taken
+        except (SQLAlchemyError, CommandError, OptunaError) as error:
+            allowed = f"Optuna says: {first_line(error)}; give another --storage"
+            raise BadInput([Problem("--storage", storage, allowed)]) from error
+
+    def _forget(self, name: str) -> None:
+        """A sweep of which nothing has begun."""
+        if self.note.storage:
+            optuna.delete_study(study_name=name, storage=self.note.storage)
+        shutil.rmtree(sweep_folder(self.store, name), ignore_errors=True)
+
     def _tracking_errors(self) -> tuple[type[Exception], ...]:
         from pipelines.tracking import TRACKING_ERRORS
 
         return TRACKING_ERRORS
 
-    def _fingerprint(self, name: str) -> str:
-        """Of the recipe itself. Raises BadInput when the sweep was begun with another."""
+    def _fingerprint(self, name: str | None) -> str:
+        """Of the recipe itself. Raises BadInput when the sweep to go on with was begun with another."""
         study = self.study
         settings = study.settings(study.recipe)
         now = make_plan(settings, self.store, only=study.nodes, smoke=study.smoke).fingerprint
-        if self.note.fingerprint not in ("", now):
-            given = f"{name} was begun with other settings, images, code or library versions"
+        if name is not None and self.note.fingerprint != now:
+            given = f"{name} was begun with other images, code or library versions"
             raise BadInput([Problem("--resume", given, "figures would not compare: start a new sweep")])
         return now
-
-    def _open(self, storage: str, name: str, folder: Path) -> Sweep:
-        search = Search(
-            storage,
-            name,
-            self.study.space,
-            self.study.objectives,
-            self.study.recipe.settings,
-            num_trials=self.note.trials,
-            sampler=self.note.sampler,
-            looks=self.study.looks,
-        )
-        sweep = Sweep(self.study, search, self.terminal, self.stop, self.note.seeds)
-        sweep.on_change = lambda: write_recipes(sweep, folder)
-        return sweep
 
     def _search(self, sweep: Sweep, name: str, folder: Path) -> tuple[str, str]:
         """Runs what trials there are to run. Returns the sweep's MLflow run and how it ended."""
@@ -127,7 +175,7 @@ class Session:
 
         with ExitStack() as stack:
             concurrent = self._connect(stack) if sweep.has_work else 0
-            tracker, run_id = self._open_run(name)
+            tracker, run_id = self._open_run(name, sweep.search.identity)
             sweep.on_pruned = lambda run, why: tracker.close(run, "pruned", why)
             sweep.on_lost = lambda job, why: tracker.fail_trial(
                 Trial(name, run_id, job.number, job.seed, rung=None), why
@@ -163,14 +211,14 @@ class Session:
         self.stop.arm()  # Ray takes SIGTERM for itself
         return concurrent
 
-    def _open_run(self, name: str) -> tuple["Tracker", str]:
+    def _open_run(self, name: str, identity: str) -> tuple["Tracker", str]:
         """The sweep's run in MLflow. Raises BadInput when MLflow does not take it."""
         from pipelines.tracking import TRACKING_ERRORS, Tracker
 
         tags = provenance() | ({"atjem.smoke": "true"} if self.study.smoke else {})
         try:
             tracker = Tracker(self.tracking_uri, self.study.experiment, self.artifacts)
-            return tracker, tracker.open_sweep(name, self._params(), tags, str(self.store.workdir))
+            return tracker, tracker.open_sweep(name, identity, self._params(), tags, str(self.store.workdir))
         except TRACKING_ERRORS as error:
             problem = Problem("--tracking-uri", self.tracking_uri, f"MLflow says: {first_line(error)}")
             raise BadInput([problem]) from error

@@ -55,14 +55,12 @@ def as_override(name: str, value: Any) -> str:
     return f"{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-def read_space(path: Path) -> str:
-    """A space's text. Raises BadInput when there is no such file."""
+def read_text(path: Path, where: str) -> str:
+    """A small file. Raises BadInput when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise BadInput(
-            [Problem("--space", repr(str(path)), f"{error}; give a .yaml file of a space")]
-        ) from error
+        raise BadInput([Problem(where, repr(str(path)), f"{error}; give a .yaml file")]) from error
 
 
 def parse_space(
@@ -74,7 +72,7 @@ def parse_space(
     """
     try:
         values = numbers(yaml.safe_load(text))
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInput([Problem(where, f"not readable as YAML: {error}", "mend the file")]) from error
     if not isinstance(values, dict) or not isinstance(values.get("settings"), dict) or not values["settings"]:
         allowed = "it must hold `settings:`, and below it names of settings with their ranges"
@@ -103,6 +101,9 @@ def parse_space(
         for p in parameters
         if p not in ordered
     ]
+    if values.get("rungs") is not None and any(p.name == "stage2.steps" for p in parameters):
+        allowed = "trials of other lengths do not compare at rungs: leave out `rungs`, or do not search it"
+        problems.append(Problem(f"{where}: stage2.steps", "searched beside rungs", allowed))
     rungs, found_problems = read_rungs(values.get("rungs"), where, pipeline, overrides, settings)
     return Space(tuple(ordered), rungs), problems + found_problems
 

@@ -29,7 +29,7 @@ _LOST = "its process died (killed, or out of memory)"
 class Study:
     """What is searched: fixed from the sweep's first call to its last."""
 
-    pipeline: str
+    source: str  # the recipe's name or file
     overrides: tuple[str, ...]
     smoke: bool
     available: Mapping[str, float]  # CPUs and GPUs, for what smoke runs take
@@ -47,7 +47,7 @@ class Study:
         """Training steps at which trials are compared; none with several objectives."""
         if self.space.rungs is None or len(self.objectives) > 1:
             return ()
-        return self.space.rungs.steps(self.settings(self.recipe).stage2.steps)
+        return self.space.rungs.steps(self.settings(self.recipe).stage2.end)
 
     @property
     def score(self) -> str:
@@ -69,7 +69,7 @@ class Study:
     def at(self, values: Mapping[str, Any], *more: str) -> tuple[Recipe, list[Problem]]:
         """The recipe with a point of the space laid over it, and what is wrong with it."""
         point = [as_override(name, value) for name, value in values.items()]
-        recipe, problems = load_recipe(self.pipeline, [*self.overrides, *point, *more])
+        recipe, problems = load_recipe(self.source, [*self.overrides, *point, *more])
         return replace(recipe, name=self.recipe.name), problems
 
     def shared(self) -> set[str]:
@@ -162,23 +162,42 @@ class Sweep:
         return ranked(self.points(), self.study.objectives, self._first())
 
     def spreads(self) -> list[Spread]:
-        """Trials that were repeated over all seeds without a failure, the best first."""
+        """Trials that were repeated over seeds without a failure, the best first.
+
+        Over all seeds; while no trial has these, over as many as some have.
+        """
+        for num in range(self.num_seeds, 1, -1):
+            if found := self._spreads(num):
+                means = {number: own.mean for number, own in found.items()}
+                first = self._first() if self._first() in found else None
+                best = ranked(means, self.study.objectives, first)
+                return [found[number] for number in [*best, *(n for n in found if n not in best)]]
+        return []
+
+    def _spreads(self, num_seeds: int) -> dict[int, Spread]:
         found = {}
         for number, own in self.points().items():
             noted = self.search.repeats(number)
-            values = [noted[seed]["values"] for seed in self._seeds if "values" in noted.get(seed, {})]
-            if len(values) == self.num_seeds - 1 > 0:
-                found[number] = spread(number, [own, *values])
-        means = {number: own.mean for number, own in found.items()}
-        first = self._first() if self._first() in found else None
-        best = ranked(means, self.study.objectives, first)
-        return [found[number] for number in [*best, *(number for number in found if number not in best)]]
+            wanted = [noted.get(seed, {}) for seed in self._seeds[: num_seeds - 1]]
+            if all("values" in facts for facts in wanted) and number not in self._unfit():
+                found[number] = spread(number, [own, *(facts["values"] for facts in wanted)])
+        return found
+
+    def _unfit(self) -> set[int]:
+        """Trials of which a repeat failed."""
+        return {
+            number
+            for number in self.points()
+            if any("cause" in facts for facts in self.search.repeats(number).values())
+        }
 
     def best(self) -> int | None:
-        """The winner: by its mean over seeds where there are several."""
+        """The winner: by its mean over seeds where there are several; none of which a repeat failed."""
         if spreads := self.spreads():
             return spreads[0].number
-        return next(iter(self.order()), None)
+        fit = {number: own for number, own in self.points().items() if number not in self._unfit()}
+        first = self._first() if self._first() in fit else None
+        return next(iter(ranked(fit, self.study.objectives, first)), None)
 
     @property
     def _seeds(self) -> range:
@@ -227,8 +246,9 @@ class Sweep:
         if seed is None and rungs is not None:
             looks = []
             for step in self.study.looks:
-                own, _ = self.study.at(values, *rungs.settings, f"stage2.until={step}")
-                looks.append(Level(self.study.settings(own), step))
+                own, problems = self.study.at(values, *rungs.settings, f"stage2.until={step}")
+                if not problems:  # else it cannot be looked at like this, and is measured in full alone
+                    looks.append(Level(self.study.settings(own), step))
             levels = [*looks, *levels]
         title = f"{self.search.name} trial {number}" + (" (the recipe itself)" if number == 0 else "")
         title += "" if seed is None else f" seed {seed}"

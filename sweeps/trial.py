@@ -73,6 +73,7 @@ class PipelineTrial(Trainable):
         except BadInput as error:
             result = Result("failed", level.step, cause=redact(first_line(error)))
         except TRACKING_ERRORS as error:
+            self.mailbox = open_mailbox()  # stages that were ended may still write to the other
             result = Result("broken", level.step, cause=f"MLflow or its disk: {redact(first_line(error))}")
         return {"done": result.outcome != "rung", RESULT: result}
 
@@ -106,9 +107,13 @@ def run_level(place: Place, job: Job, level: Level, tracker: Tracker, mailbox: A
         cause = redact("; ".join(f"{name}: {outcome.reason[name]}" for name in outcome.failed))
         recorder.close("failed", cause)
         return replace(result, outcome="failed", cause=cause)
-    if outcome.interrupted:
+    if outcome.interrupted and stop.count:
         recorder.close("interrupted", "")
         return replace(result, outcome="interrupted")
+    if outcome.interrupted:
+        cause = next(outcome.reason[name] for name, status in outcome.status.items() if status == "skipped")
+        recorder.close("failed", cause)
+        return replace(result, outcome="failed", cause=f"ended early: {cause}")
     metrics = _metrics(place, outcome)
     if level.step is None:
         recorder.finish(outcome.manifests)

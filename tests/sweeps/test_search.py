@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from pipelines.recipe import load_recipe
 from sweeps.objectives import Objective
-from sweeps.search import Search
+from sweeps.search import NameTakenError, Search
 from sweeps.space import parse_space
 
 SETTINGS = load_recipe("digits")[0].settings
@@ -27,10 +27,19 @@ TWO = (*ONE, Objective("robust_accuracy", maximize=True))
 def open_search(tmp_path: Path) -> Callable[..., Search]:
     space, _ = parse_space(TEXT, "my.yaml", "digits", (), SETTINGS)
 
-    def opened(file: str = "study.db", *, objectives=TWO, num_trials=4, sampler="tpe", looks=()) -> Search:
+    def opened(
+        file: str = "study.db",
+        *,
+        identity="an identity",
+        objectives=TWO,
+        num_trials=4,
+        sampler="tpe",
+        looks=(),
+    ) -> Search:
         return Search(
             f"sqlite:///{tmp_path / file}",
             "digits-1",
+            identity,
             space,
             objectives,
             SETTINGS,
@@ -85,6 +94,24 @@ def test_several_that_were_running_are_all_asked_for_again(open_search):
     assert [again.ask() for _ in range(3)] == lost
     assert again.ask().number == 3
     assert again.ask() is None
+
+
+def test_another_sweeps_study_is_left_alone(open_search):
+    search = open_search(num_trials=2)
+    search.ask()
+    with pytest.raises(NameTakenError):
+        open_search(num_trials=2, identity="of another")
+    assert [trial.state for trial in search.trials] == [TrialState.RUNNING]
+
+
+def test_work_is_noted_whatever_becomes_of_a_trial(open_search):
+    search = open_search(num_trials=1)
+    search.note_work(search.ask().number, "a run", ["train_stage2"], 3.0)
+    again = open_search(num_trials=1)
+    again.note_work(again.ask().number, "a run", ["sample"], 2.0)
+    _measured(again, 0)
+    [trial] = again.trials
+    assert (trial.user_attrs["executed"], trial.user_attrs["seconds"]) == (["train_stage2", "sample"], 5.0)
 
 
 def test_nothing_is_left_running_when_a_search_is_given_up(open_search):

@@ -1,5 +1,7 @@
 """The space: what a YAML file may say, and every problem found before the first trial."""
 
+import datetime
+
 import optuna
 import pytest
 import yaml
@@ -8,7 +10,7 @@ from pipelines.problems import BadInput
 from pipelines.recipe import load_recipe
 from pipelines.settings import flatten
 from sweeps.cli import SPACE
-from sweeps.space import Space, incomparable, parse_space, read_space
+from sweeps.space import Space, incomparable, parse_space
 
 RECIPE, _ = load_recipe("digits")
 SETTINGS = RECIPE.settings
@@ -26,7 +28,7 @@ def _parse(settings: dict, **more: object) -> tuple[Space, list[str]]:
 )
 def test_shipped_space_fits_every_recipe(recipe):
     settings = load_recipe(recipe)[0].settings
-    space, problems = parse_space(read_space(SPACE), "pgd.yaml", recipe, (), settings)
+    space, problems = parse_space(SPACE.read_text(), "pgd.yaml", recipe, (), settings)
     assert problems == []
     assert {parameter.name for parameter in space.parameters} == {
         "stage2.contrastive.step_size",
@@ -82,6 +84,11 @@ def test_multiples_of_the_recipes_own_value_keep_its_type():
         ("stage2.loss.r1_weight", {"times": [0.5, 2]}, "the recipe's own value is 0"),
         ("stage2.objective", {"low": 0, "high": 1}, "is no number; use {choices: [...]}"),
         ("stage2.objective", {"choices": ["dat"]}, "two or more"),
+        ("stage2.objective", {"choices": ["dat", datetime.date(2020, 1, 1)]}, "must be words, numbers"),
+        ("stage2.objective", {"choices": ["dat", [datetime.date(2020, 1, 1)]]}, "must be words, numbers"),
+        ("stage2.loss.energy_weight", {"low": 0.1, "high": 10**400}, "low and high must be numbers"),
+        ("stage2.contrastive.max_steps", {"times": [1, 1.0e308]}, "two factors"),
+        ("stage2.loss.energy_weight", {"low": 0.1, "high": 2, "step": 1e-320}, "step"),
         ("stage2.objective", {"choices": ["at", "jem"]}, "leave out the recipe's own 'dat'"),
         ("stage2.objective", {"choices": ["dat", "dot"]}, "must be 'dat', 'at' or 'jem'"),
         ("stage2.objective", {"choices": ["dat", "dat"]}, "must differ"),
@@ -217,6 +224,25 @@ def test_rungs_are_shares_of_training_with_cheaper_looks():
     assert space.rungs.steps(2) == (1,)
     assert space.rungs.steps(1) == ()
     assert space.rungs.settings == ("sample.num_samples=500",)
+
+
+@pytest.mark.parametrize(
+    ("cheaper", "said"),
+    [
+        ({"stage2.batch_size": 32}, "measured, not its training"),
+        ({"seed": 7}, "measured, not its training"),
+        ({"sample.num_samples": None}, "sample.num_samples"),
+        ({"sample.num_samples": {"times": float("inf")}}, "sample.num_samples"),
+    ],
+)
+def test_looks_change_the_measuring_alone(cheaper, said):
+    _, problems = _parse({"sample.step_size": {"times": [1, 2]}}, rungs={"settings": cheaper})
+    assert any(said in line for line in problems)
+
+
+def test_lengths_are_not_searched_beside_rungs():
+    _, [problem] = _parse({"stage2.steps": {"times": [0.5, 1]}}, rungs={"first": 0.125})
+    assert "trials of other lengths do not compare at rungs" in problem
 
 
 def _candidates() -> tuple[int, ...]:

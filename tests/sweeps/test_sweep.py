@@ -1,6 +1,7 @@
 """What runs next, and what is made of what comes back: results as trials would send them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def make(tmp_path: Path) -> Callable[..., Sweep]:
         search = Search(
             f"sqlite:///{tmp_path / 'study.db'}",
             "digits-1",
+            "an identity",
             space,
             objectives,
             RECIPE.settings,
@@ -163,6 +165,36 @@ def test_winner_over_seeds_is_the_best_by_its_mean_and_failed_repeats_win_nothin
     assert sweep.order()[0] in (1, 2)
     assert [spread.number for spread in sweep.spreads()] == [0, 1]
     assert sweep.best() == 0
+
+
+def test_no_trial_of_which_a_repeat_failed_wins_while_others_are_there(make):
+    sweep = make(trials=2, seeds=3)
+    for number, distance in ((0, 0.2), (1, 0.1)):
+        assert sweep.next().number == number
+        sweep.search.tell(number, [distance, 0.5], {})
+    assert sweep.best() == 1
+    sweep.search.note_repeat(1, 1, {"cause": "diverged"})
+    assert sweep.best() == 0
+
+
+def test_more_seeds_leave_the_winner_by_mean_until_they_are_there(make):
+    sweep = make(trials=2, seeds=2)
+    for number, distance in ((0, 0.2), (1, 0.1)):
+        sweep.next()
+        sweep.search.tell(number, [distance, 0.5], {})
+    sweep.search.note_repeat(0, 1, {"values": [0.2, 0.5]})
+    sweep.search.note_repeat(1, 1, {"values": [0.9, 0.5]})
+    assert sweep.best() == 0
+    sweep.num_seeds = 5
+    assert sweep.best() == 0
+    assert [own.num_seeds for own in sweep.spreads()] == [2, 2]
+
+
+def test_looks_come_before_the_end_that_is_asked_for(make):
+    assert make(objectives=(ROBUST,)).study.looks == (100, 300)
+    recipe, _ = load_recipe("digits", ["stage2.until=150"])
+    study = replace(make(objectives=(ROBUST,)).study, recipe=recipe)
+    assert max(study.looks) < 150
 
 
 def test_repeats_wait_for_the_last_trial(make):
