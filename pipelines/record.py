@@ -64,9 +64,12 @@ class Recorder:
             listed = ", ".join(f"{role}={fingerprint}" for role, fingerprint in inputs.items())
             tags = {**self.provenance, "atjem.inputs": listed}
             rung = self.trial.rung if self.trial and node.stage not in _TRAINING else None
-            name = node.stage if rung is None else f"{node.stage} at step {rung}"
             self.stage_runs[node.stage] = self.tracker.open_stage(
-                self.run_id, node.stage, main.key or "", tags, name
+                self.run_id,
+                node.stage,
+                main.key or "",
+                tags,
+                "" if rung is None else f"{node.stage} at step {rung}",
             )
         self._active.setdefault(node.stage, set()).add(node.name)
         return self.stage_runs[node.stage]

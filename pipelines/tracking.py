@@ -160,16 +160,19 @@ class Tracker:
             self.image([run_id], picture, picture.stem)
 
     def open_stage(
-        self, parent: str, stage: str, fingerprint: str, tags: Mapping[str, str], name: str
+        self, parent: str, stage: str, fingerprint: str, tags: Mapping[str, str], name: str = ""
     ) -> str:
-        """The stage's unfinished run under this parent, reopened, or a new one. Returns its id."""
+        """The stage's unfinished run under this parent, reopened, or a new one. Returns its id.
+
+        name: how people see it, where the stage's alone does not tell.
+        """
         found = self._search(f"tags.`mlflow.parentRunId` = '{parent}' AND tags.`atjem.stage` = '{stage}'")
         same = [run for run in found if run.data.tags.get("atjem.fingerprint") == fingerprint]
         tags = {**tags, "atjem.status": "running"}
         if same:
             return self._reopen(same[0], tags)
         tags |= {"mlflow.parentRunId": parent, "atjem.stage": stage, "atjem.fingerprint": fingerprint}
-        return self._create(name, tags)
+        return self._create(name or stage, tags)
 
     def parent_of(self, run_id: str) -> str | None:
         """The pipeline run that a stage's run belongs to; None when this store does not know it."""

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from pipelines.tracking import Tracker
+from pipelines.tracking import Tracker, Trial
 
 
 @pytest.fixture
@@ -81,3 +82,36 @@ def test_picture_is_logged(tracker, tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     tracker.image([run], tmp_path / "a.png", "grid")
     assert [f.path for f in tracker.client.list_artifacts(run, "figures")] == ["figures/grid.png"]
+
+
+def test_a_sweeps_run_is_found_by_its_identity_and_not_by_its_name(tracker):
+    first = tracker.open_sweep("digits-1", "a", {"sampler": "tpe"}, {}, "here")
+    assert tracker.open_sweep("digits-1", "a", {"sampler": "tpe"}, {}, "here") == first
+    assert tracker.open_sweep("digits-1", "b", {"sampler": "tpe"}, {}, "here") != first
+
+
+def test_secrets_in_a_sweeps_parameters_are_hidden(tracker):
+    run = tracker.open_sweep("digits-1", "a", {"overrides": "data.in=https://bob:hunter2@host/x"}, {}, "here")
+    assert "hunter2" not in tracker.client.get_run(run).data.params["overrides"]
+
+
+def test_a_trial_has_one_run_under_its_sweeps_whatever_becomes_of_it(tracker):
+    sweep = tracker.open_sweep("digits-1", "a", {}, {}, "here")
+    trial = Trial("digits-1", sweep, 3, seed=None, rung=None)
+    run = tracker.open_parent("fingerprint", "trial 3", {}, {}, trial=trial)
+    tracker.close(run, "failed", "it diverged")
+    assert tracker.open_parent("another", "trial 3", {}, {}, trial=trial) == run
+    assert tracker.parent_of(run) == sweep
+    assert tracker.open_parent("another", "recipe", {}, {}) != run  # a pipeline run of the same fingerprint
+    other = replace(trial, parent=tracker.open_sweep("digits-1", "b", {}, {}, "here"))
+    assert tracker.open_parent("another", "trial 3", {}, {}, trial=other) != run
+
+
+def test_repeats_go_under_their_trials_run(tracker):
+    sweep = tracker.open_sweep("digits-1", "a", {}, {}, "here")
+    trial = Trial("digits-1", sweep, 3, seed=None, rung=None)
+    run = tracker.open_parent("fingerprint", "trial 3", {}, {}, trial=trial)
+    repeat = tracker.open_parent("other", "seed 1", {}, {}, trial=replace(trial, seed=1))
+    assert tracker.parent_of(repeat) == run
+    orphan = tracker.open_parent("third", "seed 1", {}, {}, trial=replace(trial, number=4, seed=1))
+    assert tracker.parent_of(orphan) == sweep  # the trial's own run is gone

@@ -252,7 +252,8 @@ def test_trial_whose_process_dies_has_failed_and_the_sweep_goes_on(tmp_path):
     [actor] = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if child.cmdline() and child.cmdline()[0].startswith("ray::PipelineTrial")
+        if child.cmdline()
+        and child.cmdline()[0].startswith("ray::ResourceTrainable")  # Ray Tune's name of it
     ]
     actor.kill()
     assert process.wait(timeout=400) == 0, log.read_text()
@@ -276,5 +277,5 @@ def test_interrupted_sweep_leaves_a_usable_result(tmp_path):
     assert process.wait(timeout=120) == 130, log.read_text()
     assert (tmp_path / "best.yaml").exists()
     assert "RUNNING" not in _states(tmp_path)
-    assert "WAITING" in _states(tmp_path)
+    assert len(_states(tmp_path)) < TRIALS
     assert f"--resume {NAME}" in log.read_text()
