@@ -248,7 +248,9 @@ def test_mlflow_compares_trials(swept, tmp_path):
 def test_trial_whose_process_dies_has_failed_and_the_sweep_goes_on(tmp_path):
     log = tmp_path / "first.log"
     process = _start([*_arguments(tmp_path), "--concurrent", "1"], log)
-    _wait_for(tmp_path, 1, process, log)
+    number = len(_wait_for(tmp_path, 1, process, log)) - 1
+    while not (tmp_path / "sweeps" / NAME / "trials" / f"trial-{number}.log").exists():
+        time.sleep(0.1)  # until its run in MLflow is open
     [actor] = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
