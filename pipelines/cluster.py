@@ -20,7 +20,7 @@ def session(
     threads: of torch in every process there; sums of float32 depend on it. also: packages to ship beside
     those that stages are made of.
     Yields the cluster's resources; on leaving, a cluster started here ends. Raises BadInput when there is
-    no cluster at the address.
+    no cluster at the address, or Ray does not start here.
     """
     _prepare_environment()
     options: dict[str, Any] = {

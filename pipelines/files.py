@@ -22,20 +22,16 @@ def file_digest(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all: a temporary file, synced, then renamed."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all, like `write_json`."""
+    """Whole or not at all: a temporary file, synced, then renamed."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.rename(path)
 
 

@@ -139,9 +139,7 @@ class Tracker:
     def fail_trial(self, trial: Trial, reason: str) -> None:
         """Closes the runs of a trial whose process died."""
         for run in self._runs_of(trial)[0]:
-            query = f"attributes.status = '{_OPEN}' AND tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-            for own in (*self._search(query), run):
-                self.close(own.info.run_id, "failed", reason)
+            self._close_all(run, "failed", reason)
 
     def sweep_results(
         self,
@@ -295,9 +293,13 @@ class Tracker:
         for run in self._search(f"attributes.status = '{_OPEN}' AND tags.`atjem.driver` != ''"):
             tags = run.data.tags
             if _is_gone(tags.get("atjem.driver", "")) or tags.get("atjem.workdir") == (alone_in or "nowhere"):
-                query = f"attributes.status = '{_OPEN}' AND tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-                for orphan in (*self._search(query), run):
-                    self.close(orphan.info.run_id, "interrupted", "its process ended without a word")
+                self._close_all(run, "interrupted", "its process ended without a word")
+
+    def _close_all(self, run: Run, status: str, reason: str) -> None:
+        """A run, and what is open of its children."""
+        query = f"attributes.status = '{_OPEN}' AND tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+        for own in (*self._search(query), run):
+            self.close(own.info.run_id, status, reason)
 
     def _last_step(self, run_id: str, key: str) -> int:
         if (run_id, key) not in self._logged:

@@ -167,7 +167,7 @@ def _main(options: Options) -> int:
     store = Store(workdir)
     note = _note(options, store)
     available = dict.fromkeys(("CPU", "GPU"), inf) if options.ray_address else visible_devices()
-    study, problems = _study(note, options, available)
+    study, problems = _study(note, options, store, available)
     note = replace(note, objectives=tuple(map(str, study.objectives)))
     settings = study.settings(study.recipe)
     problems += check_settings(settings) + check_place(workdir, settings)
@@ -258,7 +258,7 @@ def _note(options: Options, store: Store) -> Note:
 
 def _storage(noted: str, given: str | None) -> str:
     """The study's own. Raises BadInput when another is given, or none where the noted one hides a secret."""
-    if given is None and redact(noted) == noted and "***" not in noted:
+    if given is None and "***" not in noted:
         return noted
     if given is None or redact(given) != noted:
         allowed = f"the sweep was begun with {noted or 'none'}"
@@ -266,10 +266,12 @@ def _storage(noted: str, given: str | None) -> str:
     return given
 
 
-def _study(note: Note, options: Options, available: dict[str, float]) -> tuple[Study, list[Problem]]:
+def _study(
+    note: Note, options: Options, store: Store, available: dict[str, float]
+) -> tuple[Study, list[Problem]]:
     source = note.pipeline
     if options.resume:
-        source = str(sweep_folder(Store(resolve_workdir(options.workdir)), options.resume) / RECIPE_FILE)
+        source = str(sweep_folder(store, options.resume) / RECIPE_FILE)
     recipe, problems = load_recipe(source, note.overrides)
     recipe = replace(recipe, name=Path(note.pipeline).stem)
     where = SPACE_FILE if options.resume else options.space or SPACE.name

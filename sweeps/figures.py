@@ -23,9 +23,10 @@ def draw(
     objectives: Sequence[Objective],
     points: Mapping[int, Sequence[float]],
     front: Sequence[int],
+    mattered: Mapping[str, Mapping[str, float]],
     folder: Path,
 ) -> list[Path]:
-    """Writes the pictures that the finished trials allow. Returns their files."""
+    """Writes the pictures that the finished trials allow. mattered: `importances`. Returns their files."""
     matplotlib.use("agg")
     folder.mkdir(parents=True, exist_ok=True)
     pictures: list[tuple[str, Callable[[Path], None]]] = []
@@ -37,9 +38,8 @@ def draw(
         )
     if len(points) > 1:
         pictures.append(("parallel_coordinates", lambda path: _parallel(study, objectives, front, path)))
-    found = importances(study, objectives)
-    if found:
-        pictures.append(("importances", lambda path: _importances(found, path)))
+    if mattered:
+        pictures.append(("importances", lambda path: _importances(mattered, path)))
     files = []
     for name, picture in pictures:
         files.append(folder / f"{name}.png")

@@ -18,6 +18,7 @@ from pipelines.terminal import Terminal
 from sweeps.ranking import Spread, rank_correlations
 from sweeps.sweep import Sweep
 
+Importances = Mapping[str, Mapping[str, float]]  # by objective and parameter
 BEST_FILE, TRIALS_FILE, FRONT_FOLDER = "best.yaml", "trials.json", "front"
 _SMOKE = "found by a smoke run: none of its figures is a result"
 _TRUSTED = 0.5  # rank correlation, below which rungs end the wrong trials
@@ -59,10 +60,17 @@ def publish_best(best: Path, workdir: Path) -> Path:
     return published
 
 
-def write_pictures(sweep: Sweep, folder: Path) -> list[Path]:
-    from sweeps.figures import draw  # takes seconds to import
+def what_mattered(sweep: Sweep) -> Importances:
+    from sweeps.figures import importances  # takes seconds to import
 
-    return draw(sweep.search.study, sweep.study.objectives, sweep.points(), sweep.order(), folder / "figures")
+    return importances(sweep.search.study, sweep.study.objectives)
+
+
+def write_pictures(sweep: Sweep, mattered: Importances, folder: Path) -> list[Path]:
+    from sweeps.figures import draw
+
+    study, objectives = sweep.search.study, sweep.study.objectives
+    return draw(study, objectives, sweep.points(), sweep.order(), mattered, folder / "figures")
 
 
 def trial_rows(sweep: Sweep) -> list[dict[str, Any]]:
@@ -97,7 +105,7 @@ def executions(sweep: Sweep) -> Counter[str]:
     return Counter(name for own in facts for name in own.get("executed", []))
 
 
-def say_results(sweep: Sweep, terminal: Terminal) -> None:
+def say_results(sweep: Sweep, mattered: Importances, terminal: Terminal) -> None:
     """The front, repeats over seeds, what mattered, how far rungs are to be trusted."""
     objectives, points = sweep.study.objectives, sweep.points()
     states = Counter(_STATES[trial.state] for trial in sweep.search.trials)
@@ -114,7 +122,7 @@ def say_results(sweep: Sweep, terminal: Terminal) -> None:
             *(f"{o.label}, mean ± deviation over {spreads[0].num_seeds} seeds" for o in objectives),
         )
         terminal.rows(header, [(f"{own.number}", *_spread_cells(own)) for own in spreads])
-    for line in remarks(sweep):
+    for line in remarks(sweep, mattered):
         terminal.say(line)
 
 
@@ -124,18 +132,16 @@ def _shown(sweep: Sweep) -> list[int]:
 
 
 def _spread_cells(own: Spread) -> list[str]:
-    return [f"{shown(mean)} ± {shown(std)}" for mean, std in zip(own.mean, own.std or own.mean, strict=True)]
+    assert own.std is not None  # there are two seeds or more
+    return [f"{shown(mean)} ± {shown(std)}" for mean, std in zip(own.mean, own.std, strict=True)]
 
 
-def remarks(sweep: Sweep) -> Iterator[str]:
+def remarks(sweep: Sweep, mattered: Importances) -> Iterator[str]:
     """What a reader should know before using the winner."""
-    from sweeps.figures import importances  # takes seconds to import
-
     ran = executions(sweep)
     num = len(sweep.search.trials)
     counted = ", ".join(f"{name} {count}" for name, count in sorted(ran.items()))
     yield f"executed   {sum(ran.values())} stages for {num} trials: {counted}"
-    mattered = importances(sweep.search.study, sweep.study.objectives)
     for metric, own in mattered.items():
         listed = ", ".join(f"{name} {share:.2f}" for name, share in list(own.items())[:3])
         yield f"mattered   for {metric}: {listed}"
@@ -167,7 +173,7 @@ def say_where(terminal: Terminal, sweep: Sweep, best: Path | None, folder: Path,
     terminal.say(f"study      {storage}")
 
 
-def markdown(sweep: Sweep) -> str:
+def markdown(sweep: Sweep, mattered: Importances) -> str:
     """What the sweep's run shows first in MLflow."""
     objectives = sweep.study.objectives
     lines = [
@@ -180,7 +186,7 @@ def markdown(sweep: Sweep) -> str:
         lines += ["", f"Over {spreads[0].num_seeds} seeds, the best first (mean ± standard deviation):"]
         rows = [(f"{own.number}", *_spread_cells(own)) for own in spreads]
         lines += _table(["trial", *(o.label for o in objectives)], rows)
-    return "\n".join([*lines, "", *(f"- {line}" for line in remarks(sweep))])
+    return "\n".join([*lines, "", *(f"- {line}" for line in remarks(sweep, mattered))])
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

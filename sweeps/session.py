@@ -26,12 +26,13 @@ from pipelines.terminal import Terminal
 from pipelines.usage import INTERRUPTED
 from sweeps.note import RECIPE_FILE, SPACE_FILE, Note, names, new_identity, sweep_folder
 from sweeps.results import (
-    BEST_FILE,
+    Importances,
     markdown,
     print_json,
     publish_best,
     say_results,
     say_where,
+    what_mattered,
     write_pictures,
     write_recipes,
     write_trials,
@@ -67,7 +68,7 @@ class Session:
         say(f"sweep {name}: {self.note.trials} trials of {self.study.recipe.name}")
         say(f"objectives {', '.join(self.note.objectives)}; to go on after a stop: {again}")
         try:
-            run_id, status = self._search(sweep, name, folder)
+            run_id, status, best, mattered = self._search(sweep, name, folder)
         except BadInput:  # before the first trial
             if resume is None:
                 self._forget(name)
@@ -79,8 +80,7 @@ class Session:
             if as_json:
                 print_json(name, None, "failed", sweep, None)
             return FAILED
-        best = write_recipes(sweep, folder)
-        say_results(sweep, self.terminal)
+        say_results(sweep, mattered, self.terminal)
         if self.study.smoke and status == "done":
             say("smoke: everything ran; none of these figures is a result", "yellow")
         best = best and publish_best(best, self.store.workdir)
@@ -97,26 +97,30 @@ class Session:
 
     def _open(self, resume: str | None) -> tuple[str, Sweep]:
         """The sweep and its name: an old one's, or one that is free here and in the storage."""
+        note = self.note
         fingerprint = self._fingerprint(resume)
-        if resume is not None:
-            note = self.note
-            search = self._study(resume, note.identity, is_new=False)
+        if resume is None:
+            note = replace(note, fingerprint=fingerprint, identity=new_identity())
+            name, search = self._new_study(note.identity)
         else:
-            note = replace(self.note, fingerprint=fingerprint, identity=new_identity())
-            for resume in names(self.store, self.study.experiment):
-                sweep_folder(self.store, resume).mkdir(parents=True)
-                try:
-                    search = self._study(resume, note.identity, is_new=True)
-                    break
-                except NameTakenError:
-                    sweep_folder(self.store, resume).rmdir()
-        name = str(resume)
+            name, search = resume, self._study(resume, note.identity, is_new=False)
         folder = sweep_folder(self.store, name)
         note.write(folder)
         study = replace(self.study, source=str(folder / RECIPE_FILE))  # whatever becomes of the original
         sweep = Sweep(study, search, self.terminal, self.stop, note.seeds)
         sweep.on_change = lambda: write_recipes(sweep, folder)
         return name, sweep
+
+    def _new_study(self, identity: str) -> tuple[str, Search]:
+        """Under the first name that neither the workdir nor the storage has."""
+        for name in names(self.store, self.study.experiment):
+            folder = sweep_folder(self.store, name)
+            folder.mkdir(parents=True)
+            try:
+                return name, self._study(name, identity, is_new=True)
+            except NameTakenError:
+                folder.rmdir()
+        raise AssertionError("names never end")
 
     def _storage(self, name: str) -> str:
         return self.note.storage or f"sqlite:///{sweep_folder(self.store, name) / 'study.db'}"
@@ -169,8 +173,11 @@ class Session:
             raise BadInput([Problem("--resume", given, "figures would not compare: start a new sweep")])
         return now
 
-    def _search(self, sweep: Sweep, name: str, folder: Path) -> tuple[str, str]:
-        """Runs what trials there are to run. Returns the sweep's MLflow run and how it ended."""
+    def _search(self, sweep: Sweep, name: str, folder: Path) -> tuple[str, str, Path | None, Importances]:
+        """Runs what trials there are to run.
+
+        Returns the sweep's MLflow run, how it ended, the best trial's recipe, and which settings mattered.
+        """
         from pipelines.tracking import Trial
 
         with ExitStack() as stack:
@@ -188,12 +195,12 @@ class Session:
             status = "failed"
         elif self.stop.count:
             status = "interrupted"
-        sweep.on_change()
-        files = [folder / SPACE_FILE, write_trials(sweep, folder)]
-        files += [folder / BEST_FILE] if (folder / BEST_FILE).exists() else []
-        tracker.sweep_results(run_id, _figures(sweep), markdown(sweep), files, write_pictures(sweep, folder))
+        best, mattered = write_recipes(sweep, folder), what_mattered(sweep)
+        files = [folder / SPACE_FILE, write_trials(sweep, folder), *([best] if best else [])]
+        pictures = write_pictures(sweep, mattered, folder)
+        tracker.sweep_results(run_id, _figures(sweep), markdown(sweep, mattered), files, pictures)
         tracker.close(run_id, status, sweep.broken)
-        return run_id, status
+        return run_id, status, best, mattered
 
     def _connect(self, stack: ExitStack) -> int:
         """Starts or joins Ray, which is imported only now. Returns how many trials run at a time."""

@@ -280,8 +280,10 @@ class Sweep:
                 self.terminal.say(f"{job.label}: failed: {cause}", "red")
 
     def _repeat_ended(self, job: Job, seed: int, result: Result) -> None:
-        if result.outcome == "interrupted" or self._breaks(result):
-            self.broken = self.broken or ("" if result.outcome == "interrupted" else self._broken(result))
+        if result.outcome == "interrupted":
+            return
+        if self._breaks(result):
+            self.broken = self._broken(result)
             return
         facts = result.facts | result.work
         values, missing = self._values(result)
