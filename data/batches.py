@@ -24,7 +24,7 @@ class Stream:
     order: Order
     augmentation: Augmentation
     augment_seed: int
-    part: slice
+    part: Indices
     device: torch.device
 
     @staticmethod
@@ -35,10 +35,10 @@ class Stream:
         seed: int,
         batch_size: int,
         augment: str,
-        part: slice,
+        part: Indices,
         device: torch.device,
     ) -> "Stream":
-        """part: this worker's of each global batch (`data.stream.rank_slice`); device: where to augment."""
+        """part: this worker's of each global batch (`data.stream.rank_part`); device: where to augment."""
         if isinstance(images, MemoryImages):
             images = images.to(device)
         order = Order(len(images), batch_size, stream_seed(seed, f"{name}/order"), images.shards)

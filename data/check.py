@@ -10,10 +10,10 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from data.command_line import app_of, call
+from data.command_line import app_of, call, say_error
 from data.damage import shard_damage
 from data.folders import FolderError, Place, as_folder
-from data.redact import redact, redact_address
+from data.redact import redact_address
 from data.shards import (
     DATASET_FILE,
     MANIFEST_FILE,
@@ -24,6 +24,7 @@ from data.shards import (
     shards_of,
     sides,
 )
+from data.visible import visible
 
 _LISTED = 50  # damaged samples by name, without --json
 _READERS = 4  # hashing leaves Python's lock to others
@@ -88,21 +89,20 @@ def main(
             below = sorted(name for name in folder.names() if name.endswith(f"/{MANIFEST_FILE}"))
             hint = " or ".join(f"{shown}/{name.removesuffix(f'/{MANIFEST_FILE}')}" for name in below[:3])
             allowed = f"give {hint or 'a folder of prepared shards'}"
-            typer.echo(f"error: {shown}: no {MANIFEST_FILE} in it; {allowed}", err=True)
+            say_error(f"{shown}: no {MANIFEST_FILE} in it; {allowed}")
             raise typer.Exit(2)
         damage = list(find_damage(folder))
     except FolderError as error:
-        typer.echo(f"error: {error}", err=True)
+        say_error(str(error))
         raise typer.Exit(2) from None
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, MemoryError) as error:
-        reason = f"not a readable manifest: {redact(str(error))}"
-        typer.echo(f"error: {shown}/{MANIFEST_FILE}: {reason}", err=True)
+        say_error(f"{shown}/{MANIFEST_FILE}: not a readable manifest: {error}")
         raise typer.Exit(1) from None
     if as_json:
         typer.echo(json.dumps({"folder": shown, "damaged": damage}))
     else:
         for line in damage[:_LISTED]:
-            typer.echo(line)
+            typer.echo(visible(line))
         if len(damage) > _LISTED:
             typer.echo(f"and {len(damage) - _LISTED} more; --json lists them all")
         told = f"{len(damage)} damaged samples; prepare them into a new folder" if damage else "sound"

@@ -5,6 +5,9 @@ from typing import Any
 
 import typer
 
+from data.redact import redact
+from data.visible import visible
+
 # click's UsageError, wherever this version of typer keeps it
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -22,7 +25,10 @@ def call(app: typer.Typer) -> int:
         return int(app(standalone_mode=False) or 0)
     except _UsageError as error:
         message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
-        typer.echo(
-            " ".join(f"error: command line: {message}; --help lists what is allowed".split()), err=True
-        )
+        say_error(" ".join(f"command line: {message}; --help lists what is allowed".split()))
         return 2
+
+
+def say_error(text: str) -> None:
+    """One line on stderr, without secrets, and without anything that would act on a terminal."""
+    typer.echo(f"error: {visible(redact(text))}", err=True)

@@ -10,6 +10,8 @@ from functools import partial
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from data.formats import open_image
+
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 Crop = Callable[[int, int], Box]  # of an image's width and height
@@ -152,7 +154,7 @@ STORED_AS = {
 
 def decode_pixels(payload: bytes) -> Pixels:
     """Encoded image bytes to (C, H, W) uint8."""
-    return to_pixels(Image.open(io.BytesIO(payload)))
+    return to_pixels(open_image(io.BytesIO(payload)))
 
 
 def crop_pixels(image: Image.Image, crop: Crop, image_size: int) -> Pixels:

@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from data.command_line import app_of, call
+from data.command_line import app_of, call, say_error
 from data.damage import shard_damage
 from data.folders import FolderError, is_address
 from data.images import ShardImages
-from data.redact import redact, redact_address
+from data.redact import redact_address
 from data.shards import Dataset, read_manifest, shards_of
 from data.writers import Report, vacant, write_npz, write_pngs
 
@@ -114,10 +114,10 @@ def main(
         chosen = _pick_split(place, split)
         num = _export(place, chosen, npz, png)
     except (ExportError, FolderError) as error:
-        typer.echo(f"error: {error}", err=True)
+        say_error(str(error))
         raise typer.Exit(2) from None
     except _DAMAGE as error:
-        typer.echo(f"error: {shown}: {redact(str(error))}", err=True)
+        say_error(f"{shown}: {error}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command begins anew", err=True)

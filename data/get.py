@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from data.command_line import app_of, call
+from data.command_line import app_of, call, say_error
 from data.fetching.download import Downloader
 from data.fetching.openimages import BUCKET, FOLDER, Crew, ListError, Seed, TroubleError, plan
 from data.fetching.published import PUBLISHED, PublishedError, fetch_published
@@ -79,7 +79,7 @@ def main(
 
 def _fail(name: str, text: str, code: int) -> NoReturn:
     for line in text.splitlines():
-        typer.echo(f"error: {name}: {line}", err=True)
+        say_error(f"{name}: {line}")
     raise typer.Exit(code)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL.Image import DecompressionBombError
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -27,7 +28,7 @@ Indices = Sequence[int] | np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
 Crops = Sequence[Crop] | None
 ShardSizes = np.ndarray[Any, np.dtype[np.int64]]
 _CACHE_LIMIT = 8 << 30  # bytes of decoded pixels beside the shards
-_UNREADABLE = (OSError, RuntimeError, ValueError, SyntaxError)  # of damaged images
+_UNREADABLE = (OSError, RuntimeError, ValueError, SyntaxError, DecompressionBombError)  # of damaged images
 _SHARES = 16  # of a batch for each reader: handing images out one by one costs a tenth of reading them
 _DEVICE_SHARE = 0.1  # of a device's free memory that a collection may take
 

@@ -15,6 +15,7 @@ from PIL import Image
 from data.damage import shard_damage
 from data.decode import ENCODERS, UndecodableError, read_as_is, read_frame, read_square
 from data.folders import PARTS, Folder, LocalFolder
+from data.formats import open_image
 from data.shards import SCHEMA, Encoded, Row, make_row, read_parquet, to_table, write_shard
 from data.sources.base import Item
 from data.sources.inplace import StoredImage
@@ -143,8 +144,8 @@ class ShardTask:
             assert isinstance(item.open, StoredImage)
             try:
                 payload = item.open.read()
-                image = read_as_is(partial(Image.open, io.BytesIO(payload)), channels=self.job.channels)
-            except UndecodableError as error:
+                image = read_as_is(partial(open_image, io.BytesIO(payload)), channels=self.job.channels)
+            except (UndecodableError, OSError) as error:
                 part.rejected.append({"source": item.name, "reason": str(error)})
                 continue
             yield self._entry(part, item, item.name, payload, image, item.open.suffix), item.open

@@ -16,15 +16,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data.build import SMALL, build, here, over_processes
-from data.command_line import app_of, call
+from data.command_line import app_of, call, say_error
 from data.decode import ENCODERS
 from data.folders import FolderError, as_folder
 from data.identical import told
 from data.part import Job
-from data.redact import redact, redact_address
+from data.redact import redact_address
 from data.shards import DATASET_FILE, Dataset
 from data.sources.base import Source, SourceError
 from data.sources.named import NAMED, PHOTOGRAPHS, open_source
+from data.visible import visible
 
 _LARGEST = 4096  # pixels a side
 _NAMED = 20  # of a kind
@@ -83,14 +84,14 @@ def main(
         known = as_folder(out).size(DATASET_FILE) is not None
         dataset = _build(opened, out, job, processes)
     except (ValueError, OSError, pa.ArrowException, BrokenExecutor) as error:
-        typer.echo(f"error: {given}{redact(str(error))}", err=True)
+        say_error(f"{given}{error}")
         raise typer.Exit(2 if isinstance(error, SourceError | FolderError) else 1) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on with the shards that are missing", err=True)
         raise typer.Exit(130) from None
     shown = redact_address(out)
     for line in (*_notes(dataset, job), *notes):
-        typer.echo(line, err=True)
+        typer.echo(visible(line), err=True)
     if known:
         typer.echo(f"note: it was there already; python -m data.check {shown} verifies it", err=True)
     summary = {

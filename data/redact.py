@@ -1,5 +1,6 @@
-"""Secrets in URIs, hidden wherever a text may reach a screen, a log, a manifest or MLflow."""
+"""Secrets in URIs and in the environment, hidden wherever a text may reach a screen, a file or MLflow."""
 
+import os
 import re
 
 _USER_INFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)\S*@", re.IGNORECASE)
@@ -7,8 +8,16 @@ _NAMES = "key|token|secret|pass|pwd|sig|auth|credential"
 _QUERY = re.compile(rf"([?&#][^=&#\s]*(?:{_NAMES})[^=&#\s]*=)[^&#\s]+", re.IGNORECASE)
 
 
+# Variables that hold a secret, as AWS_SECRET_ACCESS_KEY and MLFLOW_TRACKING_TOKEN do, not the place of one.
+_VARIABLE = re.compile(r"(?!.*(FILE|PATH|DIR|URI|URL)$).*(SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY)")
+_SHORTEST = 8  # characters of a secret that may be looked for in any text
+
+
 def redact(text: str) -> str:
-    """`user:password@` and secret query values become `***`."""
+    """`user:password@`, secret query values and what secret variables of the environment hold: `***`."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST and value in text and _VARIABLE.match(name):
+            text = text.replace(value, "***")
     return _QUERY.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))
 
 

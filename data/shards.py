@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import webdataset as wds
 
 from data.folders import Folder, Place, as_folder
+from data.parquet_guard import read_metadata, refuse_bomb
 
 MANIFEST_FILE = "manifest.parquet"
 DATASET_FILE = "dataset.json"
@@ -84,6 +85,8 @@ class Dataset:
             dataset = Dataset(**json.loads(folder.read(DATASET_FILE)))
             if not all(isinstance(num, int) for num in dict(dataset.counts).values()):
                 raise ValueError("counts are no numbers of images by split")
+            if not (isinstance(dataset.classes, list) and all(isinstance(c, str) for c in dataset.classes)):
+                raise ValueError("classes are no list of names")
             return dataset
         except FileNotFoundError:
             missing = f"{folder.shown} holds no finished shards; prepare some by data.prepare"
@@ -185,8 +188,11 @@ def read_parquet(file: BinaryIO, columns: list[str] | None = None) -> pa.Table:
     """In this thread: `pyarrow.parquet.read_table` leaves threads that may abort a process at its end
     (github.com/apache/arrow, issue 45017).
     """
+    metadata = read_metadata(file)
+    for group in range(metadata.num_row_groups):
+        refuse_bomb(file, metadata, group, columns or ())
     named = ["shard", "split", "class_name"]
-    stored = pq.ParquetFile(file, read_dictionary=named, page_checksum_verification=True)
+    stored = pq.ParquetFile(file, metadata=metadata, read_dictionary=named, page_checksum_verification=True)
     return stored.read(columns=columns, use_threads=False)
 
 

@@ -59,12 +59,16 @@ class Order:
         )
 
 
-def rank_slice(batch_size: int, rank: int, world_size: int) -> slice:
-    """The part of a global batch that belongs to a rank. Raises ValueError when it cannot be even."""
-    if batch_size % world_size:
-        raise ValueError(f"a global batch of {batch_size} cannot be split evenly over {world_size} workers")
-    share = batch_size // world_size
-    return slice(rank * share, (rank + 1) * share)
+def rank_part(batch_size: int, rank: int, world_size: int, accumulate: int = 1) -> Batch:
+    """Places in a global batch that belong to a rank, (batch_size / world_size,).
+
+    accumulate: micro-batches; each is shared evenly, so that the ranks' first parts make up the first of the
+    whole, whatever their number. Raises ValueError when it cannot be even.
+    """
+    if batch_size % (world_size * accumulate):
+        parts = f"{world_size} workers" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
+        raise ValueError(f"a global batch of {batch_size} cannot be split evenly over {parts}")
+    return np.arange(batch_size).reshape(accumulate, world_size, -1)[:, rank].ravel()
 
 
 class Ahead(Generic[Made]):

@@ -12,6 +12,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from data.crops import CentreCrop
 from data.decode import Box, Crop, crop_pixels, decode_pixels, read_as_is, to_pixels
+from data.formats import open_image
 
 _JPEG = b"\xff\xd8"
 
@@ -26,7 +27,7 @@ def decode_found_views(
     payload: bytes, crops: Sequence[Crop | None], image_size: int, channels: int
 ) -> list[Tensor]:
     """As `decode_views`, of a file that somebody else wrote: any mode, any orientation."""
-    image = read_as_is(partial(Image.open, io.BytesIO(payload)), channels=channels)
+    image = read_as_is(partial(open_image, io.BytesIO(payload)), channels=channels)
     pixels = torch.from_numpy(to_pixels(image).copy())
     return [view_of(pixels, crop, image_size) for crop in crops]
 

@@ -18,6 +18,7 @@ from PIL import Image
 from data.fetching.download import Downloader, DownloadError
 from data.fetching.rate import Stopped
 from data.fetching.tally import Tally
+from data.formats import open_image
 
 BUCKET = "https://open-images-dataset.s3.amazonaws.com"
 FOLDER = "openimages"
@@ -88,7 +89,7 @@ def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
 def check_image(path: Path) -> None:
     """Decodes the whole file. Raises ValueError when it cannot."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a whole image: {str(error).replace(str(path), path.name)}") from error

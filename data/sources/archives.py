@@ -10,7 +10,6 @@ import bz2
 import errno
 import gzip
 import lzma
-import shutil
 import tempfile
 import zlib
 from array import array
@@ -24,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from data.limits import refuse_bomb
 from data.sources.base import (
     IMAGE_SUFFIXES,
     Listing,
@@ -47,7 +47,8 @@ _UNPACKERS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys((".tar.xz", ".txz"), lzma.open),
 }
 ARCHIVE_SUFFIXES = (".zip", ".tar", *_UNPACKERS)
-_DAMAGED_STREAM = (OSError, EOFError, zlib.error, lzma.LZMAError)
+_DAMAGED_STREAM = (OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError)
+_CHUNK = 1 << 20
 
 
 def is_archive(name: str) -> bool:
@@ -134,7 +135,9 @@ def _unpacked(file: str, size: int, mtime: int, unpack: Callable[..., Any], scra
 
     def fill(out: IO[bytes]) -> None:
         with unpack(file, "rb") as stream:
-            shutil.copyfileobj(stream, out, 1 << 20)
+            while chunk := stream.read(_CHUNK):
+                refuse_bomb(out.tell() + len(chunk), size)
+                out.write(chunk)
 
     try:
         return write_scratch(fill, scratch)

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Literal, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
+
+from data.formats import open_image
+from data.limits import LARGEST_NAME
+from data.visible import visible
 
 Opener = Callable[[], Image.Image]
 
@@ -58,6 +63,7 @@ class Listing(Sequence[Item]):
     ) -> None:
         self.names = pa.array(names, pa.large_string())
         self.labels = pa.array(labels, pa.string()).dictionary_encode()
+        refuse_long(self.labels.dictionary)
         self.splits = pa.array(splits, pa.string()).dictionary_encode()
         self.opener = opener
 
@@ -259,10 +265,26 @@ def _opener(root: Path, paths: pa.Array, index: int) -> Opener:
 def _open_file(path: Path) -> Image.Image:
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(2, "not a regular file")
-    return Image.open(path)
+    return open_image(path)
+
+
+def refuse_long(texts: pa.Array) -> None:
+    """Raises SourceError for a class name that is none."""
+    if (longest := pc.max(pc.binary_length(texts)).as_py() or 0) > LARGEST_NAME:
+        raise SourceError(f"a class has a name of {longest:,} bytes; {LARGEST_NAME:,} are allowed")
 
 
 def printable(name: bytes | str) -> str:
-    """A file name as text that any file format takes; bytes that are no UTF-8 show as \\x..."""
-    raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
-    return raw.decode("utf-8", "backslashreplace")
+    """A name as text that any file format and any screen takes.
+
+    Bytes that are no UTF-8, and signs that would move a terminal's cursor or turn its text, show as \\x...
+    """
+    raw = _raw(name) if isinstance(name, str) else name
+    return visible(raw.decode("utf-8", "backslashreplace"))
+
+
+def _raw(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a pair, which JSON can hold
+        return name.encode("utf-8", "backslashreplace")

@@ -11,6 +11,7 @@ from typing import IO, cast
 import numpy as np
 from PIL import Image
 
+from data.limits import refuse_bomb
 from data.sources.base import Listing, Opener, Source, SourceError, listed, listing_digest
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -30,7 +31,7 @@ _NAMED = {  # where torchvision or a user puts it, its classes, its source
 }
 _STEMS = {"train": "train", "test": "t10k"}
 _KINDS = {"images": 3, "labels": 1}  # with their numbers of dimensions
-_DAMAGED = (OSError, EOFError, zlib.error)
+_DAMAGED = (OSError, EOFError, zlib.error, MemoryError)
 
 
 def mnist_source(name: str, root: Path) -> Source:
@@ -153,8 +154,10 @@ def _parse(path: Path, file: IO[bytes], num_dims: int) -> Pixels:
         raise SourceError(f"{path} says it holds {shape}; get it again")
     size = math.prod(shape)
     content = bytearray()
+    packed = path.stat().st_size
     while len(content) <= size and (chunk := file.read(1 << 20)):
         content += chunk
+        refuse_bomb(len(content), packed)
     if len(content) != size:
         raise SourceError(
             f"{path} says it holds {shape}, so {size:,} bytes and no other number; get it again"

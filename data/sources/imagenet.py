@@ -1,8 +1,8 @@
 """ImageNet-1k as it is published, read where it lies (Russakovsky et al. 2015); classes are WordNet ids."""
 
-import io
 import os
 import re
+import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,12 +23,19 @@ from data.sources.base import (
     is_image,
     listed,
     listing_digest,
+    printable,
 )
-from data.sources.members import open_span, tar_members
+from data.sources.mat import read_structs
+from data.sources.members import BoundedHeader, open_span, tar_members
 
 _TRAIN, _VAL, _DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
 _META, _TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 _NUM_CLASSES = 1000  # the lowest ids; higher ones are groups of them
+_LARGEST_META = 64 << 20  # bytes of a file of the devkit
+_DAMAGED = (
+    *(tarfile.TarError, OSError, EOFError, zlib.error, struct.error),
+    *(LookupError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError),
+)
 
 
 @dataclass(frozen=True)
@@ -167,8 +174,8 @@ def _class_archives(archive: Path) -> _Part:
             )
         for name, offset, length in tar_members(archive, start, start + size, shown=f"{archive} ({inner})"):
             if is_image(name.rpartition("/")[2]):
-                names.append(f"train/{wnid}/{name}")
-                labels.append(wnid)
+                names.append(printable(f"train/{wnid}/{name}"))
+                labels.append(printable(wnid))
                 spans.append((offset, length))
     return _Part("train", names, labels, partial(_span, archive, np.array(spans, dtype=np.int64)))
 
@@ -190,7 +197,7 @@ def _numbered(place: Path, unpacked: Sequence[Item] | None, truth: list[str]) ->
                 "ILSVRC2012_val_00000001.JPEG and so on, as published"
             )
         labels.append(truth[int(number[1]) - 1])
-    return _Part("test", [f"val/{name}" for name in names], labels, opener)
+    return _Part("test", [printable(f"val/{name}") for name in names], labels, opener)
 
 
 def _span(archive: Path, spans: np.ndarray, index: int) -> Opener:
@@ -199,24 +206,20 @@ def _span(archive: Path, spans: np.ndarray, index: int) -> Opener:
 
 def _truth(devkit: Path) -> list[str]:
     """The WordNet id of each image of val, in order."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
-
     try:
         meta, truth = _devkit_contents(devkit)
-        synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-        wnids = {
-            int(number): str(wnid)
-            for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)
-            if int(number) <= _NUM_CLASSES
-        }
+        synsets = read_structs(meta, "synsets", ("ILSVRC2012_ID", "WNID"))
+        wnids = {number: str(wnid) for number, wnid in synsets if int(number) <= _NUM_CLASSES}
         return [wnids[int(line)] for line in truth.split()]
-    except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, ValueError, TypeError) as error:
+    except _DAMAGED as error:
         raise SourceError(f"{devkit} is damaged ({error}); get it again from image-net.org") from error
 
 
 def _devkit_contents(devkit: Path) -> list[bytes]:
     if devkit.is_dir():
         return [(devkit / name).read_bytes() for name in (_META, _TRUTH)]
-    with tarfile.open(devkit, "r:gz") as tar:
-        members = [tar.extractfile(f"{_DEVKIT}/{name}") for name in (_META, _TRUTH)]
-        return [member.read() if member else b"" for member in members]
+    with tarfile.open(devkit, "r:gz", tarinfo=BoundedHeader) as tar:
+        members = [tar.getmember(f"{_DEVKIT}/{name}") for name in (_META, _TRUTH)]
+        if large := [member for member in members if member.size > _LARGEST_META or not member.isreg()]:
+            raise ValueError(f"{large[0].name} is no file, or one of {large[0].size:,} bytes")
+        return [file.read() for member in members if (file := tar.extractfile(member))]

@@ -16,6 +16,8 @@ import pyarrow as pa
 from PIL import Image
 
 from data.folders import Folder, LocalFolder, Place, as_folder
+from data.formats import open_image
+from data.limits import refuse_large_image
 from data.redact import has_secrets
 from data.shards import DATASET_FILE, Dataset
 from data.sources.base import IMAGE_SUFFIXES, Listing, Opener, Source, SourceError, listing_digest, printable
@@ -39,10 +41,11 @@ class StoredImage:
     suffix: str
 
     def read(self) -> bytes:
+        refuse_large_image(self.size)
         return self.folder.read_part(self.shard, self.offset, self.size)
 
     def __call__(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.read()))
+        return open_image(io.BytesIO(self.read()))
 
 
 def shards_source(place: Place) -> Source:
@@ -138,11 +141,11 @@ def _split(name: str) -> tuple[str, str]:
 def _label(extension: str, content: bytes, shard: str, key: str) -> str | None:
     try:
         if extension == "cls":
-            return content.decode().strip() or None
+            return printable(content.decode().strip()) or None
         found = json.loads(content)
         value = found.get("label") if isinstance(found, dict) else None
-        return None if value is None else str(value)
-    except (UnicodeDecodeError, ValueError) as error:
+        return None if value is None else printable(str(value))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise SourceError(f"{shard}: the label of {key} cannot be read: {error}") from error
 
 
@@ -163,7 +166,7 @@ def _class_names(folder: Folder, labels: list[str | None]) -> list[str | None]:
 def _named(folder: Folder, labels: list[str | None]) -> list[str | None]:
     """By the `dataset.json` beside the shards. Raises SourceError when it has no name for a label."""
     try:
-        classes = Dataset.read(folder).classes
+        classes = [printable(name) for name in Dataset.read(folder).classes]
     except ValueError as error:
         raise SourceError(f"{error}; move it away to use the labels themselves as names") from error
     unknown = next((label for label in labels if label is not None and int(label) >= len(classes)), None)

@@ -18,32 +18,44 @@ from pathlib import Path
 
 from PIL import Image
 
+from data.formats import open_image
+from data.limits import refuse_large_image
 from data.sources.base import SourceError, is_image
 
 Member = tuple[str, *tuple[int, ...]]  # a name, then the numbers that say where its bytes are
-_LARGEST = 2**30  # bytes of an image file
+_LARGEST_HEADER = 1 << 20  # bytes of a long name, or of other facts before a member
 _BLOCK = 512  # of a tar
 _WINDOWS = 0  # of a zip's member: the system that wrote it
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
-_DAMAGED_TAR = (tarfile.TarError, OSError, ValueError, EOFError)
+# RecursionError: of headers before headers before headers.
+_DAMAGED_TAR = (tarfile.TarError, OSError, ValueError, EOFError, MemoryError, RecursionError)
 # What zipfile raises on damage; NotImplementedError of versions and packings that it does not know.
-_DAMAGED_ZIP = (zipfile.BadZipFile, NotImplementedError, struct.error, OSError, ValueError, EOFError)
+_DAMAGED_ZIP = (zipfile.BadZipFile, NotImplementedError, struct.error, *_DAMAGED_TAR[1:])
 
 
 def open_span(file: str, offset: int, size: int) -> Image.Image:
     """The image in `size` bytes of a file. Raises OSError when they are too many or not there."""
-    _refuse_absurd(size)
+    refuse_large_image(size)
     with open(file, "rb") as stream:
         stream.seek(offset)
         payload = stream.read(size)
     if len(payload) != size:
         raise OSError("the archive ends before the image does")
-    return Image.open(io.BytesIO(payload))
+    return open_image(io.BytesIO(payload))
 
 
-def _refuse_absurd(size: int) -> None:
-    if size > _LARGEST:
-        raise OSError(f"said to have {size:,} bytes; an image may have {_LARGEST:,}")
+class BoundedHeader(tarfile.TarInfo):
+    """A member whose name and other facts are of a sane length: tarfile reads them whole."""
+
+    _FACTS = (
+        *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+        *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    )
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in self._FACTS and self.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def tar_members(
@@ -58,7 +70,9 @@ def tar_members(
     with open(file, "rb") as stream:
         stream.seek(start)
         try:
-            with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+            with tarfile.open(
+                fileobj=stream, mode="r:", tarinfo=BoundedHeader, encoding="utf-8", errors="surrogateescape"
+            ) as tar:
                 reached = -1
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
@@ -117,7 +131,7 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
 
 def open_packed(file: str, offset: int, packed: int, size: int, method: int, crc: int) -> Image.Image:
     """The image of a zip's member. Raises OSError when it is too large or damaged."""
-    _refuse_absurd(max(packed, size))
+    refuse_large_image(max(packed, size))
     with open(file, "rb") as stream:
         stream.seek(offset)
         header = stream.read(30)
@@ -131,7 +145,7 @@ def open_packed(file: str, offset: int, packed: int, size: int, method: int, crc
         raise OSError(f"damaged in the archive ({error})") from error
     if len(payload) != size or zlib.crc32(payload) != crc:
         raise OSError("damaged in the archive (its checksum differs)")
-    return Image.open(io.BytesIO(payload))
+    return open_image(io.BytesIO(payload))
 
 
 def _unpack_member(payload: bytes, method: int, size: int) -> bytes:

@@ -7,6 +7,7 @@ import pyarrow as pa
 from PIL import Image
 
 from data.folders import FolderError, ObjectFolder, as_folder
+from data.formats import open_image
 from data.redact import redact, redact_address
 from data.sources.base import (
     Opener,
@@ -55,4 +56,4 @@ def _opener(folder: ObjectFolder, paths: pa.Array, index: int) -> Opener:
 
 
 def _open(folder: ObjectFolder, name: str) -> Image.Image:
-    return Image.open(io.BytesIO(folder.read(name)))
+    return open_image(io.BytesIO(folder.read(name)))

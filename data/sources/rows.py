@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,8 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data.sources.base import SourceError, listed
+from data.formats import open_image
+from data.parquet_guard import read_metadata, refuse_bomb
+from data.sources.arrow_guard import refuse_compressed
+from data.sources.base import SourceError, listed, printable
 
+_SHOWN = 200  # characters of a path
 _CACHED_BYTES = 256 << 20  # of decoded row groups a process keeps, for rows come in shuffled order
 _cached: dict[tuple[str, int, int, int, str], pa.ChunkedArray] = {}
 
@@ -22,7 +26,7 @@ def reading(file: Path) -> Iterator[None]:
     """What goes wrong inside becomes a SourceError that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(
             f"{file} is truncated, damaged or no such table ({reason}); get it again"
@@ -31,7 +35,7 @@ def reading(file: Path) -> Iterator[None]:
 
 def read_schema(file: Path) -> pa.Schema:
     with reading(file):
-        return pq.read_schema(file) if _is_parquet(file) else _mapped(str(file)).schema
+        return _metadata(file).schema.to_arrow_schema() if _is_parquet(file) else _mapped(str(file)).schema
 
 
 def group_sizes(file: Path) -> list[int]:
@@ -39,8 +43,13 @@ def group_sizes(file: Path) -> list[int]:
     with reading(file):
         if not _is_parquet(file):
             return [_mapped(str(file)).num_rows]
-        metadata = pq.read_metadata(file)
+        metadata = _metadata(file)
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def _metadata(file: Path) -> pq.FileMetaData:
+    with file.open("rb") as stream:
+        return read_metadata(stream)
 
 
 def read_column(file: Path, column: str) -> pa.ChunkedArray:
@@ -48,7 +57,9 @@ def read_column(file: Path, column: str) -> pa.ChunkedArray:
     with reading(file):
         if not _is_parquet(file):
             return _mapped(str(file))[column]
-        return pq.ParquetFile(file).read(columns=[column], use_threads=False)[column]
+        read = [_read_group(str(file), group, column) for group in range(_metadata(file).num_row_groups)]
+        chunks = [chunk for group in read for chunk in group.chunks]
+        return pa.chunked_array(chunks, read_schema(file).field(column).type)
 
 
 def paths_without_bytes(file: Path, column: str) -> Iterator[str]:
@@ -68,7 +79,7 @@ def _groups_with_nulls(file: Path, column: str) -> list[int]:
     """Row groups whose statistics do not rule out that images are missing."""
     if not _is_parquet(file):
         return [0]
-    metadata = pq.read_metadata(file)
+    metadata = _metadata(file)
     names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
     if f"{column}.bytes" not in names:
         return []
@@ -93,22 +104,23 @@ def open_row(root: str, file: str, group: int, column: str, row: int) -> Image.I
     payload = value["bytes"] if isinstance(value, dict) else value
     path = value.get("path") if isinstance(value, dict) else None
     if payload is not None:
-        return Image.open(io.BytesIO(payload))
+        return open_image(io.BytesIO(payload))
     if path is None:
         raise OSError("the row has no image")
-    return Image.open(path_inside(Path(root), path, Path(file)))
+    return open_image(path_inside(Path(root), path, Path(file)))
 
 
 def path_inside(root: Path, path: str, file: Path) -> Path:
     """A path that a table holds, which starts at `root`. Raises SourceError where it leads out or nowhere."""
     folder = root.resolve()
-    place = (folder / path).resolve()
-    if not place.is_relative_to(folder) or not place.is_file():
-        raise SourceError(
-            f"{file} has the path {path} in place of an image, which is no file in {folder}; put it there or "
-            "give a table that holds the images"
-        )
-    return place
+    with suppress(ValueError, OSError):  # of a path that no file can have
+        place = (folder / path).resolve()
+        if place.is_relative_to(folder) and place.is_file():
+            return place
+    raise SourceError(
+        f"{file} has the path {printable(path)[:_SHOWN]} in place of an image, which is no file in {folder}; "
+        "put it there or give a table that holds the images"
+    )
 
 
 def _is_parquet(file: Path) -> bool:
@@ -123,7 +135,12 @@ def _mapped(file: str) -> pa.Table:
 @lru_cache(maxsize=1024)
 def _mapped_state(file: str, size: int, mtime: int) -> pa.Table:
     with pa.memory_map(file) as source:
-        return pa.ipc.open_stream(source).read_all()
+        for message in pa.ipc.MessageReader.open_stream(source):
+            refuse_compressed(message.metadata.to_pybytes())
+    with pa.memory_map(file) as source:
+        table = pa.ipc.open_stream(source).read_all()
+    table.validate(full=True)  # else a place beyond the file's end would be read, or end the process
+    return table
 
 
 def _cached_group(file: str, group: int, column: str) -> pa.ChunkedArray:
@@ -143,5 +160,8 @@ def _cached_group(file: str, group: int, column: str) -> pa.ChunkedArray:
 
 def _read_group(file: str, group: int, column: str) -> pa.ChunkedArray:
     # Without threads: after a fork Arrow's pool would not be there.
-    with pq.ParquetFile(file) as table:
+    with open(file, "rb") as stream:
+        metadata = read_metadata(stream)
+        refuse_bomb(stream, metadata, group, [column])
+    with pq.ParquetFile(file, metadata=metadata) as table:
         return table.read_row_group(group, columns=[column], use_threads=False)[column]

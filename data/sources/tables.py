@@ -26,6 +26,8 @@ from data.sources.base import (
     is_image,
     listed,
     listing_digest,
+    printable,
+    refuse_long,
     split_folders,
 )
 from data.sources.rows import (
@@ -35,6 +37,7 @@ from data.sources.rows import (
     paths_without_bytes,
     read_column,
     read_schema,
+    reading,
 )
 
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "bytes")
@@ -90,7 +93,7 @@ def _saved_files(folder: Path) -> list[Path]:
 def _read_json(file: Path, key: str) -> list[object]:
     try:
         found = json.loads(file.read_bytes())[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SourceError(f"{file} is missing or damaged; save the data set again") from error
     if not isinstance(found, list):
         raise SourceError(f"{file}: {key} is no list; save the data set again")
@@ -108,12 +111,12 @@ def _items(root: Path, files: list[Path]) -> Listing:
         groups += [(str(file), group, image) for group in range(len(sizes))]
         starts += [starts[-1] + size for size in np.cumsum(sizes, dtype=int)]
         labels.append(_labels(file, schema, sum(sizes)))
-        names.append([f"{_relative(file, root)}/{row}" for row in range(sum(sizes))])
+        names.append((printable(_relative(file, root)), sum(sizes)))
         own_splits.append([split] * sum(sizes))
-    if not any(names):
+    if not starts[-1]:
         raise SourceError(f"{root} holds tables without rows; give images")
     return Listing(
-        chain.from_iterable(names),
+        (f"{name}/{row}" for name, num in names for row in range(num)),
         _class_names(files, labels),
         chain.from_iterable(own_splits),
         partial(_opener, str(root), groups, np.array(starts)),
@@ -166,7 +169,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 def _check_paths(root: Path, file: Path, image: str) -> None:
     for path in paths_without_bytes(file, image):
         if root.is_file():
-            raise SourceError(f"{file} has the path {path} in place of an image; give the folder of both")
+            raise SourceError(f"{file} has paths in place of images; give the folder of both")
         path_inside(root, path, file)
 
 
@@ -175,14 +178,29 @@ def _labels(file: Path, schema: pa.Schema, num_rows: int) -> pa.ChunkedArray:
     column = next((name for name in _LABEL_NAMES if name in schema.names), None)
     if column is None:
         return pa.chunked_array([pa.nulls(num_rows, pa.string())])
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise SourceError(f"{file}: labels in {column} are {kind}; use integers or text")
     labels = read_column(file, column)
-    if pa.types.is_dictionary(labels.type):
-        labels = labels.cast(labels.type.value_type)
-    if pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type):
-        return labels.cast(pa.string())
-    if not pa.types.is_integer(labels.type):
-        raise SourceError(f"{file}: labels in {column} are {labels.type}; use integers or text")
-    numbers = labels.cast(pa.int64())
+    if len(labels) != num_rows:
+        raise SourceError(f"{file} is said to have {num_rows:,} rows and has {len(labels):,}; get it again")
+    with reading(file):
+        if not pa.types.is_integer(kind):
+            return _texts(labels)
+        return _numbers(file, schema, column, labels.cast(kind).cast(pa.int64()))
+
+
+def _texts(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Plain text, of which nothing is too long: it is checked before it stands in every row."""
+    labels.validate(full=True)
+    for chunk in labels.chunks:
+        refuse_long(chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk)
+    return labels.cast(pa.string())
+
+
+def _numbers(file: Path, schema: pa.Schema, column: str, numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Class names where they are known."""
     numbers = pc.if_else(pc.equal(numbers, _UNLABELLED), pa.scalar(None, pa.int64()), numbers)
     names = _known_names(schema, column)
     bounds = pc.min_max(numbers).as_py()
@@ -190,7 +208,7 @@ def _labels(file: Path, schema: pa.Schema, num_rows: int) -> pa.ChunkedArray:
         raise SourceError(
             f"{file}: labels in {column} run from {bounds['min']} to {bounds['max']}; {len(names)} have names"
         )
-    return pa.array(names, pa.string()).take(numbers) if names else numbers
+    return pa.array(map(printable, names), pa.string()).take(numbers) if names else numbers
 
 
 def _known_names(schema: pa.Schema, column: str) -> list[str]:
@@ -198,7 +216,7 @@ def _known_names(schema: pa.Schema, column: str) -> list[str]:
     try:
         noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = noted["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
 
@@ -213,7 +231,7 @@ def _class_names(files: list[Path], labels: list[pa.ChunkedArray]) -> list[str |
         )
     numbers = [own for own in labels if pa.types.is_integer(own.type)]
     if not numbers:
-        return [name for own in labels for name in own.to_pylist()]
+        return [name and printable(name) for own in labels for name in own.to_pylist()]
     if len(numbers) < len(labels):
         raise SourceError(
             f"{files[0].parent} has labels with names in some tables and numbers in others; use one"

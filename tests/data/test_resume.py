@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from data.part import Job
 from data.shards import MANIFEST_FILE, SCHEMA, Dataset, read_manifest
 from data.sources.base import folder_source
 from data.sources.noise import NoiseImages
-from data.stream import rank_slice
+from data.stream import rank_part
 
 ROOT = Path(data.__file__).parents[1]
 BATCH, STEPS = 8, 13  # of 40 training images: five batches an epoch, three images left over
@@ -49,7 +50,7 @@ with log.open("a") as out:
 def make_stream(shards: Path, augment: str, rank: int, world: int) -> tuple[Stream, torch.Tensor, list[str]]:
     images, labels = open_images(shards, "train")
     keys = read_manifest(shards, "train", ["key"])["key"].to_pylist()
-    return of(images, augment, rank_slice(BATCH, rank, world)), labels, keys
+    return of(images, augment, rank_part(BATCH, rank, world)), labels, keys
 
 
 def of(images: Images, augment: str, part: slice, name: str = "test") -> Stream:
@@ -114,7 +115,9 @@ def test_worlds_see_the_same_global_batches(shards):
 @pytest.mark.parametrize("readers", [1, 2, 7])
 def test_number_of_readers_does_not_matter(shards, readers):
     place, augment = shards
-    one, some = (of(ShardImages(place, "train", num), augment, slice(0, BATCH)) for num in (1, readers))
+    one, some = (
+        of(ShardImages(place, "train", num), augment, rank_part(BATCH, 0, 1)) for num in (1, readers)
+    )
     assert all(
         one.view(step, one.indices(step)).equal(some.view(step, some.indices(step))) for step in (3, 8)
     )
@@ -130,9 +133,9 @@ def test_each_rank_gets_equal_batches_and_no_image_twice(shards):
 
 def test_streams_of_other_names_are_independent(shards):
     images, _ = open_images(shards[0], "train")
-    first, second = (of(images, shards[1], slice(0, BATCH), name) for name in ("classifier", "energy"))
+    first, second = (of(images, shards[1], rank_part(BATCH, 0, 1), name) for name in ("classifier", "energy"))
     assert not np.array_equal(first.indices(0), second.indices(0))
-    seeds = of(NoiseImages("noise-smooth", 1, 3, 32), "flip", slice(0, BATCH), "ood")
+    seeds = of(NoiseImages("noise-smooth", 1, 3, 32), "flip", rank_part(BATCH, 0, 1), "ood")
     before = seeds.view(7, seeds.indices(7))
     first.view(3, first.indices(3))
     assert seeds.view(7, seeds.indices(7)).equal(before)
@@ -141,7 +144,10 @@ def test_streams_of_other_names_are_independent(shards):
 def test_paired_views_are_those_of_each_stream(shards):
     place, augment = shards
     images, _ = open_images(place, "train")
-    strong, weak = of(images, augment, slice(0, BATCH), "strong"), of(images, "flip", slice(0, BATCH), "weak")
+    strong, weak = (
+        of(images, augment, rank_part(BATCH, 0, 1), "strong"),
+        of(images, "flip", rank_part(BATCH, 0, 1), "weak"),
+    )
     indices = strong.indices(2)
     views = paired_views((strong, weak), 2, indices)
     assert views[0].equal(strong.view(2, indices))
@@ -163,16 +169,17 @@ def test_in_the_middle_of_imagenet(tmp_path, write_images):
             columns = {name: [row[name]] * count for name in SCHEMA.names}
             columns["shard"] = [f"train-{start_ // per_shard:05d}.tar"] * count
             columns["label"] = np.arange(start_, start_ + count)
+            columns["sha256"] = [sha256(b"%d" % index).hexdigest() for index in range(start_, start_ + count)]
             writer.write_table(pa.table(columns, schema=SCHEMA))
     Dataset(3, 16, ["a"], whole=True, sha256="many").write(place)
     images, labels = open_images(place, "train")
     assert isinstance(images, ShardImages)
-    stream, step = of(images, "flip", slice(0, BATCH)), position // BATCH
+    stream, step = of(images, "flip", rank_part(BATCH, 0, 1)), position // BATCH
     indices = stream.indices(step)
     assert labels[indices].tolist() == indices.tolist()
     for index in indices:
         (place / f"train-{index // per_shard:05d}.tar").symlink_to(one / row["shard"])
-    fresh = of(ShardImages(place, "train"), "flip", slice(0, BATCH))
+    fresh = of(ShardImages(place, "train"), "flip", rank_part(BATCH, 0, 1))
     assert fresh.view(step, fresh.indices(step)).equal(stream.view(step, indices))
     with pytest.raises(FileNotFoundError):
         stream.view(step + 1, stream.indices(step + 1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.rng import stream_seed
-from data.stream import WINDOW, Ahead, Order, rank_slice
+from data.stream import WINDOW, Ahead, Order, rank_part
 
 
 def epoch(order: Order, number: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_far_step_is_the_one_reached_in_sequence():
 def test_workers_share_the_batch_of_one(world_size):
     alone, step = Order(65, 12, seed=3), 17
     workers = [Order(65, 12, seed=3) for _ in range(world_size)]
-    parts = [worker.batch(step)[rank_slice(12, rank, world_size)] for rank, worker in enumerate(workers)]
+    parts = [worker.batch(step)[rank_part(12, rank, world_size)] for rank, worker in enumerate(workers)]
     assert {len(part) for part in parts} == {12 // world_size}
     assert np.array_equal(np.concatenate(parts), alone.batch(step))
 
@@ -93,7 +93,7 @@ def test_split_smaller_than_a_batch_is_an_error(num_images):
 @pytest.mark.parametrize(("batch_size", "world_size"), [(12, 5), (3, 2), (1, 2)])
 def test_uneven_split_over_workers_is_an_error(batch_size, world_size):
     with pytest.raises(ValueError, match=f"{batch_size} cannot be split evenly over {world_size} workers"):
-        rank_slice(batch_size, 0, world_size)
+        rank_part(batch_size, 0, world_size)
 
 
 def test_stream_seeds_differ_by_seed_and_name():

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from data.decode import UndecodableError, read_square
+from data.parquet_guard import read_metadata, refuse_bomb
 from data.sources import rows
 from data.sources.base import Item, SourceError
 from data.sources.named import open_source
@@ -401,3 +402,27 @@ def test_nothing_to_read_is_refused(tmp_path):
         table_source(tmp_path)
     pq.write_table(pa.table({"image": structs(0)}), tmp_path / "x.parquet")
     assert "tables without rows" in message(tmp_path)
+
+
+class _Counted(io.BytesIO):
+    """Each read would be a request to an object store."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        return super().read(size)
+
+    def readinto(self, buffer: bytearray) -> int:
+        self.reads += 1
+        return super().readinto(buffer)
+
+
+def test_headers_are_read_in_blocks():
+    rows = pa.table({f"column{number}": list(range(1000)) for number in range(20)})
+    file = _Counted()
+    pq.write_table(rows, file)
+    file.reads = 0
+    metadata = read_metadata(file)
+    refuse_bomb(file, metadata, 0, ())
+    assert 0 < file.reads < 50
