@@ -78,6 +78,8 @@ class DualAdversarialTraining(Objective):
             "energy_contrast": energy_from_logits(logits_contrast).mean(),
             "energy_seed": energy_from_logits(logits_seed).mean(),
         }
+        if contrast.gradient_norms is not None:
+            watched["input_gradient"] = contrast.gradient_norms.mean()
         if self.r1_weight > 0:
             watched["r1"] = r1_penalty(networks.model, batch.x_real).mean()
             loss = loss + self.r1_weight * watched["r1"]

@@ -36,10 +36,14 @@ class Ascent:
 
 
 class Attacked(NamedTuple):
-    """Where an attack ended, and the logits (B, K) where it began; None when it took no step."""
+    """Where an attack ended; the logits (B, K) where it began and the last gradients' L2 norms (B,).
+
+    The latter are None when it took no step.
+    """
 
     x: Tensor
     logits_start: Tensor | None
+    gradient_norms: Tensor | None
 
 
 def pgd_trajectory(
@@ -129,6 +133,7 @@ def pgd_together(model: nn.Module, ascents: Sequence[Ascent]) -> list[Attacked]:
     """
     points = [ascent.start() for ascent in ascents]
     first: list[Tensor | None] = [None] * len(ascents)
+    last: list[Tensor | None] = [None] * len(ascents)
     for step in range(max((ascent.num_steps for ascent in ascents), default=0)):
         active = [index for index, ascent in enumerate(ascents) if step < ascent.num_steps]
         found = _gradients(model, [(ascents[index], points[index]) for index in active])
@@ -136,7 +141,9 @@ def pgd_together(model: nn.Module, ascents: Sequence[Ascent]) -> list[Attacked]:
             points[index] = ascents[index].advance(points[index], gradient)
             if step == 0:
                 first[index] = logits.clone()  # a replayed CUDA graph would write over them
-    return [Attacked(x, logits) for x, logits in zip(points, first, strict=True)]
+            if step == ascents[index].num_steps - 1:
+                last[index] = torch.linalg.vector_norm(gradient, dim=(1, 2, 3))
+    return [Attacked(*found) for found in zip(points, first, last, strict=True)]
 
 
 @torch.enable_grad()

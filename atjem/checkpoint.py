@@ -1,6 +1,7 @@
 """A model on disk: `model.json` (how to build it) beside `model.safetensors` (its weights)."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from atjem.checkpoint_files import SPEC_FILE, WEIGHTS_FILE, missing_files
+from atjem.models.footprint import footprint
 from atjem.models.registry import JointEnergyModel, ModelSpec, build_model
+
+_FEW_PARAMETERS = 10_000_000  # which any machine has room for
 
 
 class CheckpointError(ValueError):
@@ -19,8 +23,13 @@ class CheckpointError(ValueError):
 
 def save_model(model: JointEnergyModel, folder: Path) -> None:
     """Writes the model's two files into an existing folder."""
-    save_file(weights_of(model), folder / WEIGHTS_FILE)
-    (folder / SPEC_FILE).write_text(json.dumps(asdict(model.spec), indent=2) + "\n")
+    write_model(weights_of(model), model.spec, folder)
+
+
+def write_model(weights: Mapping[str, Tensor], spec: ModelSpec, folder: Path) -> None:
+    """The same, from a copy of the model's state on the CPU."""
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS_FILE)
+    (folder / SPEC_FILE).write_text(json.dumps(asdict(spec), indent=2) + "\n")
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -74,6 +83,15 @@ def check_values(file: Path, name: str, value: Tensor, *, like: Tensor) -> None:
         raise CheckpointError(f"{file}: {name} holds negative variances")
 
 
+def _refuse_larger(spec: ModelSpec, file: Path) -> None:
+    """Raises ValueError for a network of more parameters than its file has bytes, before it takes memory."""
+    own = footprint(
+        spec.arch, num_classes=spec.num_classes, channels=spec.channels, image_size=32, precision="fp32"
+    )
+    if own.parameters > max(_FEW_PARAMETERS, file.stat().st_size):
+        raise ValueError(f"it has {own.parameters:,} parameters, and {file.name} fewer bytes")
+
+
 def load(path: str | Path) -> JointEnergyModel:
     """The model in an artifact or checkpoint folder, in eval mode on the CPU.
 
@@ -81,6 +99,7 @@ def load(path: str | Path) -> JointEnergyModel:
     """
     spec = read_spec(path)
     try:
+        _refuse_larger(spec, Path(path) / WEIGHTS_FILE)
         model = build_model(spec)
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{Path(path) / SPEC_FILE} does not describe a model: {error}") from error

@@ -26,6 +26,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from atjem.checkpoint import load
+from atjem.published_files import UNREADABLE, load_tensors
 
 CLASSIFIER = "atjem-classifier"
 INCEPTION = "inception-v3-compat"
@@ -133,8 +134,8 @@ def _quickened(extractor: FeatureExtractorBase) -> FeatureExtractorBase:
 def is_inception_file(path: Path) -> bool:
     """True when a file holds that network's state dict. Read safely; torch-fidelity unpickles anything."""
     try:
-        state = torch.load(path, map_location="meta", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError):
+        state = load_tensors(path, "meta")
+    except (pickle.UnpicklingError, *UNREADABLE):
         return False
     return isinstance(state, dict) and any(str(name).startswith("Conv2d_1a_3x3.") for name in state)
 

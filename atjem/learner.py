@@ -87,6 +87,13 @@ class Learner:
         if self.curriculum:
             self.curriculum.load_state_dict(state["curriculum"])
 
+    def scale_lr(self, factor: float) -> None:
+        """Multiplies the learning rate of every step to come; part of the state from then on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+            group["initial_lr"] *= factor
+        self.schedule.base_lrs = [lr * factor for lr in self.schedule.base_lrs]
+
     def _contrastive_steps(self) -> int:
         """The curriculum's T, once it has seen the last step's AUROC."""
         if self.curriculum is None:

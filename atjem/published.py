@@ -24,13 +24,14 @@ from atjem.published_layouts import (
     unused,
 )
 
+_CHANNELS = 16  # more than images have; a tensor that says it is larger may fill any memory
 _TOLERANCE = 1e-4  # published means and deviations are rounded to three or four digits
 
 
-def load_start(model: JointEnergyModel, path: Path) -> None:
+def load_start(model: JointEnergyModel, path: Path, *, trusted: bool = False) -> None:
     """Loads the weights of a model folder, with their normalisation, or of a published file.
 
-    Raises CheckpointError with the reason when they do not fit.
+    trusted: as of `read_state_dict`. Raises CheckpointError with the reason when they do not fit.
     """
     if reason := unusable_start(path):
         raise CheckpointError(f"{path}: {reason}")
@@ -39,16 +40,16 @@ def load_start(model: JointEnergyModel, path: Path) -> None:
         spec = read_spec(path)  # the folder's weights bring their own normalisation
         model.spec = replace(model.spec, mean=spec.mean, std=spec.std)
     else:
-        load_published(model, path)
+        load_published(model, path, trusted=trusted)
 
 
-def load_published(model: JointEnergyModel, file: Path) -> str:
+def load_published(model: JointEnergyModel, file: Path, *, trusted: bool = False) -> str:
     """Loads a published file's weights, all or none, and returns the layout that it follows.
 
-    Raises CheckpointError, in the file's own names, when tensors are missing, left over or of another
-    shape, or when the file normalises images otherwise than the network does.
+    trusted: as of `read_state_dict`. Raises CheckpointError, in the file's own names, when tensors are
+    missing, left over or of another shape, or when the file normalises images otherwise than the network.
     """
-    weights = read_state_dict(file)
+    weights = read_state_dict(file, trusted=trusted)
     names = _names_without_wrappers(file, weights)
     sources = _sources(model, file, names)
     _check_shapes(model, file, weights, sources)
@@ -162,9 +163,11 @@ def _check_normalisation(
     for own, kind in NORMALISATION.items():
         if own not in names:
             continue
+        ours = model.normalize.get_buffer(kind).cpu().double().flatten()
+        if weights[names[own]].numel() > _CHANNELS:
+            raise CheckpointError(f"{file}: {names[own]} has shape {tuple(weights[names[own]].shape)}")
         check_values(file, names[own], weights[names[own]], like=model.normalize.get_buffer(kind))
         theirs = weights[names[own]].double().flatten()
-        ours = model.normalize.get_buffer(kind).cpu().double().flatten()
         if theirs.shape != ours.shape or not ((theirs - ours).abs() <= _TOLERANCE).all():
             given, wanted = (tuple(round(value, 4) for value in side.tolist()) for side in (theirs, ours))
             raise CheckpointError(

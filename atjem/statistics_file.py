@@ -14,6 +14,7 @@ from atjem.fidelity import Statistics
 
 IMPLEMENTATION = "torch-fidelity"  # whose resize and network the features here come from
 _FEATURES = 2048
+_LARGEST = 128 << 20  # bytes of an array; a covariance of so many features takes a quarter
 _READ = ("mu", "sigma", "implementation")
 _UNREADABLE = (  # what numpy, zip, its compressions and the text of a header may raise when damaged
     ValueError, OSError, EOFError, TypeError, AttributeError, RuntimeError, SyntaxError, MemoryError,
@@ -57,6 +58,10 @@ def read_statistics(path: Path) -> tuple[Statistics, str | None]:
 def _stored(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The file's arrays; a damaged one may make numpy raise what its format, zip or zlib raise."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            large = [member for member in archive.infolist() if member.file_size > _LARGEST]
+        if large:
+            raise ValueError(f"{large[0].filename} unpacks to {large[0].file_size:,} bytes")
         with np.load(path, allow_pickle=False) as stored:
             wanted = [name for name in stored.files if name in _READ]
             return dict.fromkeys(stored.files, np.empty(0)) | {name: stored[name] for name in wanted}

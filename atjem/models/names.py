@@ -8,7 +8,8 @@ ARCHITECTURES = (
     "wrn-DEPTH-WIDTH with depth 6n + 4 for small images (wrn-10-1, wrn-28-4, wrn-34-10), "
     "resnet-18, resnet-50, wrn-50-4, or convnext-SIZE and convnext-SIZE-cvst (tiny, small, base, large)"
 )
-_WRN = re.compile(r"wrn-([1-9]\d*)-([1-9]\d*)")
+# More digits would be no network, only a name that keeps a machine busy.
+_WRN = re.compile(r"wrn-([1-9]\d{0,2})-([1-9]\d{0,2})")
 _CONVNEXT = re.compile(rf"convnext-({'|'.join(CONVNEXT_SIZES)})(-cvst)?")
 
 

@@ -155,14 +155,16 @@ def test_dual_loss_by_hand():
     objective = dual_training(classifier_weight=0.5, energy_weight=2.0, r1_weight=0.25)
     learner = make_learner(objective, dtype=torch.float64, curriculum=make_curriculum(num_steps=3))
     model, batch = copy.deepcopy(learner.model).eval(), make_batch(dtype=torch.float64)
+    own = torch.arange(8), batch.y_real
     x_contrast = sample(model, batch.x_seed, batch.y_real, step_size=0.2, num_steps=3)
+    x_before = sample(model, batch.x_seed, batch.y_real, step_size=0.2, num_steps=2).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(model(x_before)[own].sum(), x_before)
     logits_adv, logits_real, logits_contrast = (
         model(x) for x in (attacked(model, batch.x, batch.y), batch.x_real, x_contrast)
     )
     clf = classifier_loss(logits_adv, batch.y).mean().item()
     bce = energy_loss(logits_real, logits_contrast).mean().item()
     r1 = r1_penalty(model, batch.x_real).mean().item()
-    own = torch.arange(8), batch.y_real
     expected = {
         "classifier_loss": clf,
         "energy_loss": bce,
@@ -174,6 +176,7 @@ def test_dual_loss_by_hand():
         "energy_seed": energy(model, batch.x_seed).mean().item(),
         "auroc": auroc(logits_real[own], logits_contrast[own]).item(),
         "contrastive_steps": 3.0,
+        "input_gradient": gradient.flatten(1).norm(dim=1).mean().item(),
     }
     metrics = {name: value.item() for name, value in learner.step(batch).items()}
     assert metrics == pytest.approx(expected, rel=1e-9)
@@ -239,6 +242,7 @@ DUAL_KEYS = {
     "energy_seed",
     "auroc",
     "contrastive_steps",
+    "input_gradient",
 }
 
 
