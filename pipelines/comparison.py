@@ -10,7 +10,7 @@ from zlib import crc32
 
 from pipelines.number_text import MAIN_METRICS, shown
 from pipelines.problems import Problem
-from pipelines.run_archive import PastRun
+from pipelines.tracking.run_archive import PastRun
 
 _TITLE_SETTINGS = 3  # more of them make no title
 _VALUE_LENGTH = 48
@@ -123,19 +123,10 @@ def repeats(runs: Sequence[PastRun]) -> list[tuple[PastRun, ...]]:
     return [tuple(run for run in runs if run.seed == seed) for seed, num in times.items() if num > 1]
 
 
-def unlike(runs: Sequence[PastRun]) -> dict[str, list[str]]:
-    """What else than the seed differs in how runs of equal settings were made: code, number of workers."""
-    told = {
-        "commit": {run.tags.get("git.commit", "unknown")[:_DIGEST_LENGTH] for run in runs},
-        "compute.num_workers": {_runtime(run, "compute.num_workers") for run in runs},
-    }
-    return {what: sorted(values) for what, values in told.items() if len(values) > 1}
-
-
-def _runtime(run: PastRun, setting: str) -> str:
-    """A setting that is logged beside the others, since it changes no result of a stage but training's."""
-    pairs = dict(text.partition("=")[::2] for text in run.tags.get("atjem.runtime", "").split(", "))
-    return pairs.get(setting, "unknown")
+def unlike(runs: Sequence[PastRun]) -> list[str]:
+    """The commits that runs of equal settings were made by, where they are several."""
+    commits = {run.tags.get("git.commit", "unknown")[:_DIGEST_LENGTH] for run in runs}
+    return sorted(commits) if len(commits) > 1 else []
 
 
 def figure(name: str, runs: Iterable[PastRun]) -> Figure | None:

@@ -1,12 +1,16 @@
 """What a stage is given: its declared settings, its inputs' folders, a folder to write, a way to report."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from data.folders import Folder, LocalFolder
+
 if TYPE_CHECKING:
-    from pipelines.settings import Settings
+    from pipelines.settings import Settings, Stage
+
+Worker = Callable[[dict[str, Any]], None]
 
 
 class Reporter(Protocol):
@@ -18,8 +22,14 @@ class Reporter(Protocol):
     def points(self, points: Iterable[Mapping[str, float]]) -> None:
         """Points of the stage's curves: {'step': 10, 'loss': 1.2, ...}. A step may be reported twice."""
 
+    def say(self, text: str) -> None:
+        """One line for the user, at once."""
+
     def stopping(self) -> bool:
-        """True once the user has asked for an end; a training stage then saves and returns."""
+        """True once an end or a pause was asked for; a training stage then saves and returns."""
+
+    def pause(self, *, on: bool) -> None:
+        """Asks this stage alone for a pause, as for an end, or takes it back."""
 
 
 class Silent:
@@ -29,8 +39,67 @@ class Silent:
 
     def points(self, points: Iterable[Mapping[str, float]]) -> None: ...
 
+    def say(self, text: str) -> None: ...
+
     def stopping(self) -> bool:
         return False
+
+    def pause(self, *, on: bool) -> None: ...
+
+
+class Mirror(Protocol):
+    """Between a machine and a workdir that not all machines see as a folder: inputs and unfinished work.
+
+    Paths are below `StageContext.checkpoints` of the context that `StageContext.here` gives.
+    """
+
+    def inputs(self, folders: Mapping[str, Path]) -> Mapping[str, Path]:
+        """The inputs' folders on this machine, brought to it if need be."""
+
+    def checkpoints(self, folder: Path) -> Path:
+        """The folder of the node's unfinished work on this machine."""
+
+    def pull(self) -> None:
+        """Makes of that folder what all machines have sent."""
+
+    def push(self, *paths: Path) -> None:
+        """Sends finished files and folders, or that they are gone, in the background; waits for the last."""
+
+    def wait(self) -> None:
+        """Until all of it has arrived; raises what went wrong."""
+
+    def shared(self, folder: Path) -> Folder:
+        """A folder of that name that processes of all machines write into."""
+
+    def collect(self, folder: Path) -> None:
+        """Brings what they wrote there to `folder`."""
+
+    def storage(self, folder: Path) -> tuple[str, Any]:
+        """That folder for libraries that know pyarrow: a path and its file system (None: this machine's)."""
+
+
+class Nearby:
+    """Of a workdir that every machine sees: everything is in its place."""
+
+    def inputs(self, folders: Mapping[str, Path]) -> Mapping[str, Path]:
+        return folders
+
+    def checkpoints(self, folder: Path) -> Path:
+        return folder
+
+    def pull(self) -> None: ...
+
+    def push(self, *paths: Path) -> None: ...
+
+    def wait(self) -> None: ...
+
+    def shared(self, folder: Path) -> Folder:
+        return LocalFolder(folder)
+
+    def collect(self, folder: Path) -> None: ...
+
+    def storage(self, folder: Path) -> tuple[str, Any]:
+        return str(folder), None
 
 
 class Interrupted(Exception):
@@ -41,7 +110,10 @@ class Interrupted(Exception):
 class StageContext:
     """`inputs` maps each role in the node's `needs` to a finished artifact's folder.
 
-    `sources` holds the identities of the image collections that the fingerprint was made with.
+    `sources` holds the identities of the image collections that the fingerprint was made with. `run_workers`
+    runs a function on every training worker, until the training has ended or stopped. `trusted` is a file
+    that may be unpickled, whatever code that runs. `checkpoints` is for unfinished work, which a killed stage
+    goes on with; `mirror` keeps it where other machines find it.
     """
 
     settings: "Settings"
@@ -50,6 +122,14 @@ class StageContext:
     checkpoints: Path
     report: Reporter
     sources: Mapping[str, str]
+    run_workers: "Callable[[Worker, StageContext, Stage], None]"
+    trusted: str = ""
+    mirror: Mirror = field(default_factory=Nearby)
+
+    def here(self) -> "StageContext":
+        """What a process on another machine works with: inputs are brought to it. `folder` stays behind."""
+        inputs, checkpoints = self.mirror.inputs(self.inputs), self.mirror.checkpoints(self.checkpoints)
+        return replace(self, inputs=inputs, checkpoints=checkpoints)
 
 
 class View:

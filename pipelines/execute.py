@@ -1,7 +1,6 @@
 """One node from inputs to published artifact; runs as a Ray task."""
 
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipelines.channel import MailReporter
+from pipelines.compute.channel import MailReporter
+from pipelines.compute.team import run_workers
 from pipelines.context import Interrupted, StageContext, select
 from pipelines.graph import Node
 from pipelines.settings import Settings
-from pipelines.store import Store
+from pipelines.workdir.store import Store
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Task:
     key: str
     identity: Mapping[str, Any]
     inputs: Mapping[str, Path]
+    made_from: Mapping[str, str]  # the inputs' essences
     settings: Settings
     store: Store
     mailbox: Any
@@ -37,19 +38,25 @@ def execute(task: Task) -> dict[str, Any]:
 
     The manifest also holds the run's facts: metrics, absent metrics with reasons, protocol, seconds.
     """
-    node, store = task.node, task.store
+    node, store = task.node, task.store.here()
     started = time.time()
+    mirror = store.mirror(node.stage, task.key)
+    mirror.pull()
     with store.new_artifact(node.stage, task.fingerprint) as draft:
         context = StageContext(
             settings=select(task.settings, node.reads),
-            inputs=task.inputs,
+            inputs=mirror.inputs(task.inputs),
             folder=draft.folder,
             checkpoints=store.checkpoints(node.stage, task.key),
             report=MailReporter(task.mailbox, node.name),
             sources=task.identity.get("sources") or {},
+            run_workers=run_workers,
+            trusted=node.trusted,
+            mirror=mirror,
         )
         try:
             facts = import_module(node.module).run(context)
+            mirror.wait()
         except Interrupted as reason:
             return {"interrupted": str(reason)}
         _refuse_non_finite(facts["metrics"])
@@ -60,6 +67,7 @@ def execute(task: Task) -> dict[str, Any]:
                 "part": node.part,
                 "fingerprint": task.fingerprint,
                 "identity": task.identity,
+                "made_from": dict(task.made_from),
                 "run_id": task.run_id,
                 "provenance": dict(task.provenance),
                 "created": time.time(),
@@ -68,7 +76,7 @@ def execute(task: Task) -> dict[str, Any]:
             }
         )
     if not node.stage.startswith("train_"):  # what a finished artifact was made from is not needed any more
-        shutil.rmtree(context.checkpoints, ignore_errors=True)
+        store.drop_checkpoints(node.stage, task.key)
     return manifest
 
 

@@ -35,6 +35,26 @@ def write_text(path: Path, text: str) -> None:
     temporary.rename(path)
 
 
+def sync_files(folder: Path) -> None:
+    """Makes everything in a folder outlive a loss of power."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder outlive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when there is no such file or it is not one."""
     value = _parse(path)
@@ -50,5 +70,5 @@ def read_json_list(path: Path) -> list[Any] | None:
 def _parse(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -42,6 +42,17 @@ def code_digests(module: str, root: Path = ROOT) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def file_digest(file: Path) -> str:
+    """As `code_digests` has it."""
+    return _meaning(file.read_text(encoding="utf-8"))[0]
+
+
+def other_files(code: Mapping[str, str], root: Path) -> list[str]:
+    """Files below a root that are not there or have another digest than in `code`, as of `code_digests`."""
+    files = ((name, root / name, sha) for name, sha in code.items())
+    return [name for name, file, sha in files if not file.is_file() or file_digest(file) != sha]
+
+
 def module_file(module: str, root: Path) -> Path | None:
     """The file of a first-party module, or None for anything else."""
     if module.split(".")[0] not in PACKAGES:

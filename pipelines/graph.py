@@ -40,6 +40,7 @@ class Node:
     topic: str = ""
     has_workers: bool = False  # which hold the CPUs and GPUs, not the node itself
     also_runs: tuple[str, ...] = ()  # modules beside its own that these settings bring in
+    trusted: str = ""  # a file that it may unpickle: the command line's word, never a recipe's
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ Nothing here imports torch, Ray or MLflow, and no image is read.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,16 @@ from typing import Any
 from data.sources.base import SourceError
 from data.sources.named import open_source
 from data.sources.noise_names import KINDS
-from pipelines.checkpoints import checkpoint_steps, finished_parts
 from pipelines.files import path_exists
 from pipelines.fingerprint import ROOT, changes, code_digests, digest, library_versions
 from pipelines.graph import STAGES, Node, build_graph, stage_needs
 from pipelines.problems import BadInput, Problem
 from pipelines.settings import ENDS, RUNTIME, Settings, flatten
-from pipelines.store import Store
+from pipelines.workdir.store import Store, essence
 
 _KINDS = {"settings": "setting", "code": "code", "libraries": "library version"}
 # Settings that name files: contents count.
-_FILES = ("model.checkpoint", "evaluate.inception_weights", "evaluate.reference_statistics")
+FILES = ("model.checkpoint", "evaluate.inception_weights", "evaluate.reference_statistics")
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Step:
     """One node's part in a run. `action`: run, resume, cached or skipped; no fingerprint: not known yet.
 
     key: what its checkpoints lie under: its fingerprint, had training no earlier end.
+    essence: of the artifact that is reused (`pipelines.workdir.store.essence`).
     """
 
     node: Node
@@ -39,6 +39,7 @@ class Step:
     identity: Mapping[str, Any]  # what the fingerprint was made of, for the manifest
     key: str | None
     forced: bool = False
+    essence: str | None = None
 
     @property
     def will_run(self) -> bool:
@@ -54,6 +55,12 @@ class Plan:
     @property
     def needs_work(self) -> bool:
         return any(step.will_run for step in self.steps.values())
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Digest of each file that the plan's numbers come from (`pipelines.fingerprint`)."""
+        steps = [step for step in self.steps.values() if step.action != "skipped"]
+        return {file: sha for step in steps for file, sha in sorted(step.identity["code"].items())}
 
     @property
     def fingerprint(self) -> str:
@@ -72,13 +79,18 @@ def make_plan(
     force: Iterable[str] = (),
     only: Sequence[str] = (),
     smoke: bool = False,
+    trust_checkpoint: bool = False,
 ) -> Plan:
     """Decides for each node. Raises BadInput for stage names that do not exist or lack what they need.
 
     `only` names nodes to which, with what they need, the plan is confined. `smoke` salts every fingerprint,
-    so that no real run can take what a smoke run made.
+    so that no real run can take what a smoke run made. `trust_checkpoint` lets stage 1 unpickle the file that
+    it starts from; no fingerprint depends on it.
     """
-    graph = build_graph(settings)
+    graph, store = build_graph(settings), store.glance()
+    if trust_checkpoint:
+        trusted = settings.model.checkpoint or ""
+        graph["train_stage1"] = replace(graph["train_stage1"], trusted=trusted)
     if only:
         confined = stage_needs(graph, only)
         graph = {name: node for name, node in graph.items() if name in confined}
@@ -88,13 +100,15 @@ def make_plan(
     for name, node in graph.items():
         fingerprint, identity = _identify(node, settings, steps, smoke=smoke)
         key = fingerprint and _digest(node, _endless(identity))
-        action, reason = _decide(node, fingerprint, key, identity, store, steps)
+        manifest = None if fingerprint is None else store.manifest(node.stage, fingerprint)
+        action, reason = _decide(node, fingerprint, key, identity, manifest, store, steps)
         forced = node.stage in force
         if forced:
             action, reason = "run", "forced"
         if name not in wanted:
             action, reason = (action, reason) if action == "cached" else ("skipped", _skipped(start, until))
-        steps[name] = Step(node, action, reason, fingerprint, identity, key, forced)
+        own = essence(manifest) if manifest and action == "cached" else None
+        steps[name] = Step(node, action, reason, fingerprint, identity, key, forced, own)
     if not wanted:
         raise BadInput(
             [Problem("--until", repr(until), f"comes before --from {start}; nothing would be run")]
@@ -120,7 +134,7 @@ def node_code(node: Node, root: Path = ROOT) -> dict[str, str]:
 
 def _files_read(node: Node, settings: Settings) -> list[str]:
     flat = flatten(settings)
-    return [str(flat[name]) for name in _FILES if flat[name] and reads(node, name)]
+    return [str(flat[name]) for name in FILES if flat[name] and reads(node, name)]
 
 
 def reads(node: Node, name: str) -> bool:
@@ -130,7 +144,7 @@ def reads(node: Node, name: str) -> bool:
 
 def _meaning(name: str, value: Any) -> Any:
     """What a setting's value stands for: files count by what they are, not by where they lie."""
-    if name in _FILES and value:
+    if name in FILES and value:
         return _file_identity(str(value))
     if name in ("data.in", "data.ood") and value not in KINDS:
         return "files"  # their listing's digest is in the preprocess node's identity
@@ -151,13 +165,13 @@ def _file_identity(path: str) -> list[str]:
 def source_identities(settings: Settings) -> dict[str, str] | str:
     """Digests of the image collections' listings; or why one cannot be read now."""
     names = {"data.in": settings.data.in_, "data.ood": settings.data.ood}
-    try:
-        return {
-            setting: name if name in KINDS else open_source(name, settings.data.root).identity
-            for setting, name in names.items()
-        }
-    except (SourceError, OSError, RuntimeError) as error:
-        return str(error)
+    found = {}
+    for setting, name in names.items():
+        try:
+            found[setting] = name if name in KINDS else open_source(name, settings.data.root).identity
+        except (SourceError, OSError, RuntimeError) as error:
+            return f"{setting}: {error}"
+    return found
 
 
 def _identify(
@@ -195,6 +209,7 @@ def _decide(
     fingerprint: str | None,
     key: str | None,
     identity: Mapping[str, Any],
+    manifest: Mapping[str, Any] | None,
     store: Store,
     steps: Mapping[str, Step],
 ) -> tuple[str, str]:
@@ -205,19 +220,24 @@ def _decide(
         told = any("absent" in steps[name].identity for name in node.needs.values())
         reason = f"{absent} does not exist yet" if absent and not told else "its inputs are not known yet"
         return "run", reason
-    if store.manifest(node.stage, fingerprint) is not None:
+    if manifest is not None:
+        known = ((role, name, steps[name].essence) for role, name in node.needs.items())
+        other = [name for role, name, own in known if own and manifest["made_from"].get(role) != own]
+        if other:
+            return "run", f"{other[0]} came out differently"
         return "cached", "nothing it depends on has changed"
-    checkpoints = checkpoint_steps(store.checkpoints(node.stage, key), last_step(identity))
-    if checkpoints:
-        return "resume", f"goes on from the checkpoint at step {checkpoints[-1][0]}"
-    parts = "" if node.stage.startswith("train_") else finished_parts(store.checkpoints(node.stage, key))
+    failure = store.failure(node.stage, fingerprint)
+    after = f"; failed the last time: {failure}" if failure else ""
+    if saved := store.steps(node.stage, key, last_step(identity)):
+        return "resume", f"goes on from the checkpoint at step {saved[-1]}{after}"
+    parts = "" if node.stage.startswith("train_") else store.finished_parts(node.stage, key)
     if parts:
-        return "resume", f"goes on after {parts}"
+        return "resume", f"goes on after {parts}{after}"
     anew = [name for name in node.needs.values() if steps[name].will_run]
     if anew:
         named = ", ".join(sorted(set(anew))) if len(anew) <= 3 else f"{len(anew)} of its inputs"
         return "run", f"made anew: {named}"
-    if failure := store.failure(node.stage, fingerprint):
+    if failure:
         return "run", f"failed the last time: {failure}"
     return "run", _why(identity, store.manifests(node.name, smoke="smoke" in identity))
 

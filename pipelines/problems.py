@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from data.redact import redact
+from data.visible import visible
+
+_LONGEST = 1_000  # characters that are shown of what was given
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,9 @@ class Problem:
 
     def __str__(self) -> str:
         where, given, allowed = map(redact, (self.where, self.given, self.allowed))
-        return " ".join(f"error: {where}: {given}; {allowed}".split())
+        if len(given) > _LONGEST:
+            given = f"{given[:_LONGEST]}..."
+        return visible(" ".join(f"error: {where}: {given}; {allowed}".split()))
 
 
 class BadInput(Exception):

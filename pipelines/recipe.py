@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipelines.problems import BadInput, Problem
 from pipelines.settings import Settings
+from pipelines.yaml_text import read_yaml
 
 RECIPES = Path(__file__).parent
+LARGEST_FILE = 2 << 20  # characters, more than are allowed
+_DEEPEST, _SHOWN = 10, 100  # sections of sections; characters of what has more
+_NOT_IN_NAMES = frozenset("/\\:*?\"'<>|%#")  # of experiments and of their folders
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def find_recipe(name_or_path: str) -> Path:
         path = Path(name_or_path)
         if not path.is_file():
             raise BadInput([Problem("--pipeline", repr(name_or_path), "no such file")])
+        _check_name(path.stem)
         return path
     if name_or_path not in shipped_recipes():
         near = difflib.get_close_matches(name_or_path, shipped_recipes(), n=1)
@@ -69,10 +73,18 @@ def find_recipe(name_or_path: str) -> Path:
     return RECIPES / f"{name_or_path}.yaml"
 
 
+def _check_name(name: str) -> None:
+    """A recipe's name is also an experiment's and a folder's. Raises BadInput for one that leads away."""
+    if name.startswith(".") or not name.isprintable() or _NOT_IN_NAMES & set(name):
+        allowed = "rename the file: no dot before, no quotes, none of / \\ : * ? < > | % #"
+        raise BadInput([Problem("--pipeline", f"a recipe called {name!r}", allowed)])
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        with path.open(encoding="utf-8") as file:
+            values = read_yaml(file.read(LARGEST_FILE))
+    except (ValueError, OSError) as error:
         raise BadInput([Problem(str(path), f"not readable as YAML: {error}", "mend the file")]) from error
     if not isinstance(values, dict):
         raise BadInput([Problem(str(path), f"holds {type(values).__name__}", "it must hold settings")])
@@ -86,9 +98,12 @@ def _override(values: dict[str, Any], text: str) -> Iterator[Problem]:
     if not equals or not name:
         yield Problem("--set", repr(text), "write it as key.path=value")
         return
+    if name.count(".") > _DEEPEST:
+        yield Problem(name[:_SHOWN], "unknown setting", "there is no such setting")
+        return
     try:
-        value = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = read_yaml(raw)
+    except ValueError:
         value = raw
     *sections, last = name.split(".")
     target = values

@@ -6,24 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from data.command_line import say_error
 from data.redact import redact
 from pipelines.plan import Plan, Step
-from pipelines.store import Store
 from pipelines.terminal import Terminal
+from pipelines.workdir.store import Store
 
 if TYPE_CHECKING:
-    from pipelines.record import Recorder
     from pipelines.runner import Outcome
+    from pipelines.tracking.record import Recorder
 
 
 def stage_row(step: Step, status: str, reason: str) -> dict[str, Any]:
-    """A stage as `--json` gives it; what only a run knows is null."""
+    """A stage as `--json` gives it, without secrets; what only a run knows is null."""
     return {
         "name": step.node.name,
         "status": status,
-        "reason": reason,
+        "reason": redact(reason),
         "fingerprint": step.fingerprint,
         "run_id": None,
         "seconds": None,
@@ -46,9 +45,11 @@ def stage_rows(plan: Plan, outcome: "Outcome", recorder: "Recorder", store: Stor
         rows.append(
             stage_row(main, status[worst], outcome.reason.get(worst, "interrupted"))
             | {
-                "run_id": recorder.stage_runs.get(stage) or (manifest or {}).get("run_id"),
+                "run_id": recorder.courier.real(
+                    recorder.stage_runs.get(stage) or (manifest or {}).get("run_id")
+                ),
                 "seconds": round(sum(outcome.manifests[name]["seconds"] for name in ran), 1) if ran else None,
-                "artifact": str(store.artifact(stage, str(main.fingerprint))) if manifest else None,
+                "artifact": store.address(stage, str(main.fingerprint)) if manifest else None,
             }
         )
     return rows
@@ -65,15 +66,15 @@ def say_where(
     again: str,
 ) -> None:
     for name, reason in failed.items():
-        run_id = recorder.stage_runs.get(name.split(".")[0], recorder.run_id)
-        typer.echo(redact(f"error: {name}: {reason}; MLflow run {run_id}; to go on: {again}"), err=True)
+        run_id = recorder.courier.real(recorder.stage_runs.get(name.split(".")[0], recorder.run_id))
+        say_error(f"{name}: {reason}; MLflow run {run_id}; to go on: {again}")
     if status == "interrupted":
         terminal.say(redact(f"interrupted; nothing finished is lost. To go on: {again}"))
-    terminal.say(f"artifacts  {store.workdir / 'artifacts'}")
+    terminal.say(f"artifacts  {store.place}/artifacts")
     files = (("model", "train_stage2", ""), ("samples", "sample", ""), ("report", "report", "report.html"))
     for label, stage, file in files:
         if artifact := next((row["artifact"] for row in stages if row["name"] == stage), None):
-            terminal.say(f"{label:<11}{Path(artifact, file)}")
+            terminal.say(f"{label:<11}{'/'.join(filter(None, (artifact, file)))}")
     terminal.say(redact(f"tracking   {uri}, run {recorder.run_id}"))
     if uri == f"sqlite:///{Path('runs').resolve() / 'mlflow.db'}":
         page = f"#/experiments/{recorder.tracker.experiment_id}/runs?workflowType=machine_learning"
@@ -87,7 +88,9 @@ def print_json(
     stages: list[dict[str, Any]],
     metrics: Mapping[str, float],
     errors: list[str] | None = None,
+    undelivered: int = 0,
 ) -> None:
+    """The last line of stdout under `--json`. undelivered: records that MLflow has not got."""
     result: dict[str, Any] = {
         "pipeline": pipeline,
         "run_id": run_id,
@@ -97,4 +100,6 @@ def print_json(
     }
     if errors is not None:
         result["errors"] = errors
+    if undelivered:
+        result["undelivered"] = undelivered
     sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")

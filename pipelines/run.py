@@ -9,7 +9,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
     from data.command_line import app_of
-    from pipelines.cli import run
+    from pipelines.commands.run import run
     from pipelines.usage import run_app
 
     run_app(app_of(run))

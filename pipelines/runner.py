@@ -1,9 +1,8 @@
 """Runs a plan: nodes as Ray tasks as soon as their inputs are there, everything told to MLflow."""
 
-import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -11,18 +10,19 @@ from traceback import format_exception
 from typing import IO, Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from pipelines.causes import cause, innermost
-from pipelines.channel import open_mailbox
+from pipelines.causes import cause
+from pipelines.compute.channel import open_mailbox
+from pipelines.compute.team import is_final
 from pipelines.execute import Task, execute
-from pipelines.graph import Node, stage_needs
+from pipelines.graph import Node
 from pipelines.interrupt import Stop
-from pipelines.lock import hold
 from pipelines.plan import Plan, Step
-from pipelines.record import Recorder
-from pipelines.store import Store
 from pipelines.terminal import Terminal
+from pipelines.tracking.record import Recorder
+from pipelines.workdir.lock import hold
+from pipelines.workdir.store import Store, essence
 
 _POLL_SECONDS = 0.3
 _STOP_SECONDS = 30  # that training gets to write its last checkpoint
@@ -56,11 +56,8 @@ class Runner:
     ) -> None:
         """mailbox: from `open_mailbox`, of a run before this one in the same process; None opens one."""
         self.plan, self.store, self.recorder, self.terminal, self.stop = plan, store, recorder, terminal, stop
-        self.graph = {name: step.node for name, step in plan.steps.items()}
         self.outcome = Outcome()
         self.settled: list[str] = []  # nodes that have ended and whose dependants may go on
-        self.before: dict[str, Any] = {}  # what artifacts that are being made again held
-        self.changed: set[str] = set()
         self.running: dict[Any, str] = {}
         self.waiting: list[tuple[Step, str]] = []  # for another run that makes the same, and why they run
         self.locks: dict[str, IO[str]] = {}
@@ -78,26 +75,33 @@ class Runner:
             while order.is_active() and not self.outcome.interrupted:
                 self._turn(order)
         except ray.exceptions.RayError as error:
+            self._abandon()
             for name in self.running.values():
                 self._fail(name, f"the Ray cluster was lost: {cause(error)}")
-        except BaseException:  # nobody will look after them: no other run may meet them at work
-            for reference in self.running:
-                ray.cancel(reference, force=True)
+        except BaseException:
+            self._abandon()
             raise
         finally:
             for lock in self.locks.values():
                 lock.close()
         return self.outcome
 
+    def _abandon(self) -> None:
+        """Nobody will look after what runs: no other run may meet it at work."""
+        for reference in self.running:
+            with suppress(ray.exceptions.RayError):
+                ray.cancel(reference, force=True)
+
     def _turn(self, order: "TopologicalSorter[str]") -> None:
         if self.stop.count and not self.running:
             self.outcome.interrupted = True
             return
-        for name in order.get_ready():
-            self._begin(name)
-        waiting, self.waiting = self.waiting, []
-        for step, reason in waiting:
-            self._start(step, reason)
+        if not self.stop.count:
+            for name in order.get_ready():
+                self._begin(name)
+            waiting, self.waiting = self.waiting, []
+            for step, reason in waiting:
+                self._start(step, reason)
         if self.running:
             self._poll()
         elif self.waiting and not self.settled:
@@ -111,25 +115,27 @@ class Runner:
         broken = [
             need for need in step.node.needs.values() if self.outcome.status[need] in ("failed", "skipped")
         ]
-        stale = [need for need in step.node.needs.values() if need in self.changed]
         if step.action == "skipped":
             self._settle(name, "skipped", step.reason)
         elif broken and step.action != "cached":
             self._settle(name, "skipped", f"needs {broken[0]}")
-        elif step.will_run or stale:
-            self._start(step, f"{stale[0]} came out differently" if stale else step.reason)
+        elif step.will_run:
+            self._start(step, step.reason)
         elif not self._take(step, step.reason):
             self._start(step, "what it was made from came out differently")
 
     def _take(self, step: Step, reason: str) -> bool:
-        """Settles a node whose artifact is there; False when it is not."""
+        """Settles a node whose artifact is there, made from what its inputs are now; False when it is not."""
         name, manifest = step.node.name, self.store.manifest(step.node.stage, str(step.fingerprint))
-        if manifest is None:
+        if manifest is None or manifest["made_from"] != self._made_from(step.node):
             return False
         self.outcome.manifests[name] = manifest
         self.recorder.node_cached(step.node, self._folder(name), manifest)
         self._settle(name, "cached", reason)
         return True
+
+    def _made_from(self, node: Node) -> dict[str, str]:
+        return {role: essence(self.outcome.manifests[name]) for role, name in node.needs.items()}
 
     def _settle(self, name: str, status: str, reason: str) -> None:
         self.outcome.status[name], self.outcome.reason[name] = status, reason
@@ -156,17 +162,18 @@ class Runner:
         if self.mailbox is None:
             self.mailbox = open_mailbox()
         if step.forced:  # its checkpoints would only bring the former result back
-            shutil.rmtree(self.store.checkpoints(node.stage, key), ignore_errors=True)
+            self.store.drop_checkpoints(node.stage, key)
+        made_from = self._made_from(node)
+        self.store.begin_work(node.stage, key, made_from)
         self.terminal.started(node.name, reason)
         self.outcome.reason[node.name] = reason
-        before = self.store.manifest(node.stage, fingerprint)
-        self.before[node.name] = None if before is None else _essence(before)
         task = Task(
             node,
             fingerprint,
             key,
             step.identity,
             {role: self._folder(need) for role, need in node.needs.items()},
+            made_from,
             self.plan.settings,
             self.store,
             self.mailbox,
@@ -216,27 +223,29 @@ class Runner:
             self.outcome.interrupted = True
             return
         self.outcome.manifests[name] = manifest
-        if self.before[name] not in (None, _essence(manifest)):
-            self.changed.add(name)
-            self._discard_dependants(name)
         self.recorder.node_finished(step.node, self._folder(name), manifest)
         self.terminal.rejected(manifest.get("rejected", []))
         self.terminal.identical(manifest.get("identical", []), manifest.get("num_identical", 0))
         self._settle(name, "resumed" if step.action == "resume" else "ran", self.outcome.reason[name])
 
     def _may_restart(self, node: Node, error: ray.exceptions.RayError) -> bool:
-        """True for training in its node's process (Ray Train restarts workers); not to diverge again."""
-        lost = isinstance(error, (RayTaskError, WorkerCrashedError, OutOfMemoryError))
+        """True when a process or machine was lost, or training failed in its own node's process.
+
+        Training with workers of its own restarts these itself (`pipelines.compute.team`).
+        """
         alone = node.stage.startswith("train_") and not node.has_workers
+        failed = isinstance(error, RayTaskError | OutOfMemoryError)
+        may = (
+            alone and not is_final(error) if failed else isinstance(error, WorkerCrashedError | NodeDiedError)
+        )
         left = self.restarts[node.name] < self.plan.settings.compute.max_restarts
-        diverged = isinstance(innermost(error), FloatingPointError)
-        return alone and lost and left and not diverged and not self.stop.count
+        return may and left and not self.stop.count
 
     def _restart(self, name: str, reason: str) -> None:
         self.restarts[name] += 1
         number, most = self.restarts[name], self.plan.settings.compute.max_restarts
         self.terminal.say(
-            f"{name}: {reason}; going on from its last checkpoint (restart {number} of {most})", "yellow"
+            f"{name}: {reason}; going on from what it has saved (restart {number} of {most})", "yellow"
         )
         self.running[self._submit(self.tasks[name])] = name
 
@@ -248,14 +257,10 @@ class Runner:
             self.terminal.say(f"its traceback is in {file}", "yellow")
         self.recorder.node_failed(step.node, reason)
 
-    def _discard_dependants(self, name: str) -> None:
-        """What was made from a node's former result is forgotten at once, also in case this run dies."""
-        for other, step in self.plan.steps.items():
-            if other != name and name in stage_needs(self.graph, [other]) and step.fingerprint and step.key:
-                self.store.discard(step.node.stage, step.fingerprint, step.key)
-
     def _pass_on(self) -> None:
-        progress, points = ray.get(self.mailbox.take.remote())
+        progress, points, notes = ray.get(self.mailbox.take.remote())
+        for name, text in notes:
+            self.terminal.say(f"{name}: {text}", "yellow")
         for name, message in progress.items():
             if name in self.tasks and name not in self.outcome.status:
                 self.terminal.progress(name, message)
@@ -264,20 +269,15 @@ class Runner:
 
     def _stop(self) -> None:
         """Training saves itself; everything else is ended at once."""
+        training = [name for name in self.running.values() if name.startswith("train_")]
         if self.stop_deadline == float("inf"):
-            self.terminal.say(f"stopping: training writes a last checkpoint (up to {_STOP_SECONDS} s)")
+            saves = f": training writes a last checkpoint (up to {_STOP_SECONDS} s)" if training else ""
+            self.terminal.say(f"stopping{saves}")
             self.stop_deadline = time.monotonic() + _STOP_SECONDS
             ray.get(self.mailbox.stop.remote())
-        training = [name for name in self.running.values() if name.startswith("train_")]
         if not training or time.monotonic() > self.stop_deadline or self.stop.count > 1:
             for name in self.running.values():
                 self.recorder.node_interrupted(self.plan.steps[name].node, "interrupted")
                 self._settle(name, "skipped", "interrupted")
             self.running.clear()
             self.outcome.interrupted = True
-
-
-def _essence(manifest: Mapping[str, Any]) -> tuple[Any, Any]:
-    """What a node's dependants can notice of its result: files and figures, timings apart."""
-    metrics = {name: value for name, value in manifest["metrics"].items() if not name.endswith("per_second")}
-    return manifest["files"], metrics

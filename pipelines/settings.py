@@ -186,6 +186,20 @@ class Loss(Section):
     r1_weight: Amount = 0.0
 
 
+class Health(Section):
+    """When stage 2 counts as diverged: it goes back once, then stops. What T < 3 brings does not count."""
+
+    max_energy_gap: PositiveAmount = Field(
+        1000, description="nats between the mean energies of real and contrastive images"
+    )
+    max_input_gradient: PositiveAmount = Field(
+        1000, description="L2 norm of the gradient that makes contrastive images, mean of a batch"
+    )
+    pinned_steps: Positive = Field(
+        500, description="steps in a row with AUROC 1 at the largest T and an energy loss below 0.001"
+    )
+
+
 class Stage2(Stage):
     objective: Literal["dat", "at", "jem"] = Field(
         "dat", description="dat: the method; for comparison, at: stage 1's, jem: what the method replaces"
@@ -193,9 +207,13 @@ class Stage2(Stage):
     contrastive: Contrastive
     sgld: Sgld = Field(Sgld(), description="of the objective jem")
     loss: Loss = Loss()
+    health: Health = Health()
     until: Positive | None = Field(
         None,
         description="end after so many of `steps`, whose schedule stays; a later run goes on from there",
+    )
+    freeze_norm: bool = Field(
+        True, description="BatchNorm keeps stage 1's running statistics; false: an ablation of the paper's"
     )
     select: Literal["last", "best_frechet"] = Field(
         "last", description="the model to keep: the last, or the one with the best samples in training"
@@ -227,7 +245,7 @@ class Sample(Section):
     step_size: PositiveAmount
     steps: Positive
     step_candidates: tuple[Positive, ...] = Field(
-        (), description="step counts to choose from; [] takes `steps`"
+        (), max_length=100, description="step counts to choose from; [] takes `steps`"
     )
     num_selection: Annotated[int, Field(ge=10)] = Field(
         2560, description="samples the step count is chosen on, from other seeds than the final ones"

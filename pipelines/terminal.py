@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from data.identical import told
+from data.redact import redact
+from data.visible import visible_lines
 from pipelines.number_text import MAIN_METRICS, shown
 from pipelines.plan import Plan
 from pipelines.settings import Settings
@@ -30,7 +32,10 @@ class Terminal:
     """Writes to stdout, to stderr when stdout belongs to JSON, or to a file. A context: bars end with it."""
 
     def __init__(self, *, to_stderr: bool = False, file: IO[str] | None = None) -> None:
-        self.console = Console(stderr=to_stderr, file=file, highlight=False, soft_wrap=True)
+        # Names and reasons from elsewhere may look like markup, or like codes for a terminal.
+        self.console = Console(
+            stderr=to_stderr, file=file, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self.live = self.console.is_terminal
         self.bars = Progress(
             TextColumn("[bold]{task.description}"),
@@ -53,10 +58,19 @@ class Terminal:
         self.bars.stop()
 
     def say(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False)
+        """Without secrets, and without anything that would act on the terminal."""
+        self.console.print(_harmless(text), style=style)
 
-    def waiting(self, process: str) -> None:
-        self.say(f"another run (process {process}) works in this workdir; waiting for it to end", "yellow")
+    def waiting(self, stages: Sequence[str], process: str) -> None:
+        at_work = f" on {', '.join(stages)}" if stages else ""
+        text = f"another run (process {process}) works in this workdir{at_work}; waiting for it to end"
+        self.say(text, "yellow")
+
+    def reused(self, before: Plan, now: Plan) -> None:
+        """What another run has made since the plan `before`."""
+        made = [name for name, step in now.steps.items() if before.steps[name].will_run and not step.will_run]
+        if made:
+            self.say(f"made by another run meanwhile: {', '.join(made)}")
 
     def stand_ins(self, configured: Settings, smoke: Settings) -> None:
         """What a smoke run takes in place of what is not there."""
@@ -185,8 +199,12 @@ class Terminal:
             table.add_column(title, no_wrap=True)
         table.add_column(header[-1])
         for first, state, *others in rows:
-            table.add_row(first, Text(state, _COLOURS.get(state, "")), *others)
+            table.add_row(first, Text(state, _COLOURS.get(state, "")), *map(_harmless, others))
         self.console.print(table, soft_wrap=False)
+
+
+def _harmless(text: str) -> str:
+    return visible_lines(redact(text))
 
 
 _LABELS = {"contrastive_steps": "T", "images_per_second": "img/s"}

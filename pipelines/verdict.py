@@ -7,11 +7,22 @@ _CLOSER = 0.9  # of stage 1's Fréchet distance; the paper's stage 2 has a third
 _LOST = 0.1  # accuracy that stage 2 may lose; the paper's models lose 0.02 at most
 
 
+# Of training stages' metrics, what a pipeline's run shows too: how training left its course.
+COURSE = ("diverged_at_step", "returned_at_step")
+
+
 def warnings(metrics: Mapping[str, float]) -> Iterator[str]:
     """One line for each sign that stage 2 did not do what it is for. Names without smoke's prefix."""
     if "diverged_at_step" in metrics:
         step = int(metrics["diverged_at_step"])
         yield f"stage 2 diverged by step {step}; the figures are those of its last sound checkpoint before"
+    for stage, prefix in ((1, "stage1_"), (2, "")):
+        if f"{prefix}returned_at_step" in metrics:
+            step = int(metrics[f"{prefix}returned_at_step"])
+            yield (
+                f"stage {stage} diverged at step {step}, went back once and on by other batches and half the "
+                "learning rate (its artifact's manifest says why)"
+            )
     clean, before = metrics.get("clean_accuracy"), metrics.get("stage1_clean_accuracy")
     if clean is not None and before is not None and clean < before - _LOST:
         yield (

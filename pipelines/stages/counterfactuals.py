@@ -108,6 +108,7 @@ def _change(
             changed = _changed(network, as_float(pixels, device), targets.to(device), eps, steps)
             features = extract(extractor, [changed["pixels"]])
             save_tensors(changed | features.tensors(), file)
+            context.mirror.push(file)
         done = (_budgets(context.settings.evaluate.counterfactual.eps).index(eps)) * len(files) + number + 1
         context.report.progress(done, len(_FACTORS) * len(files), "batches of counterfactuals")
     names = ("pixels", "confidence", "flipped", "l2", "pooled", "logits")

@@ -9,6 +9,7 @@ import ray
 
 from data.build import SMALL, build, here
 from data.part import Job, Part, ShardTask
+from data.redact import redact_address
 from data.sources.base import Source, SourceError
 from data.sources.named import open_source
 from data.sources.noise_names import KINDS
@@ -33,14 +34,18 @@ def run(context: StageContext) -> dict[str, Any]:
     }
     for name, (given, splits) in collections.items():
         source = _open_unchanged(context, f"data.{'in' if name == 'images' else 'ood'}", given)
+        folder, is_small = context.checkpoints / name, len(source.items) <= SMALL
         dataset = build(
             source,
-            context.checkpoints / name,
+            folder if is_small else context.mirror.shared(folder),
             _job(context, splits),
-            spread=here if len(source.items) <= SMALL else over_ray,
+            spread=here if is_small else over_ray,
             progress=lambda done, total: context.report.progress(done, total, "images"),
         )
-        facts["datasets"][name] = {"source": given, "sha256": dataset.sha256, "counts": dataset.counts}
+        if not is_small:
+            context.mirror.collect(folder)
+        shown = redact_address(given)
+        facts["datasets"][name] = {"source": shown, "sha256": dataset.sha256, "counts": dataset.counts}
         for split, count in dataset.counts.items():
             facts["metrics"][f"num_{split.replace('-', '_')}_images"] = count
         facts["metrics"][f"num_rejected_{name}"] = len(dataset.rejected)
@@ -87,5 +92,6 @@ def _open_unchanged(context: StageContext, setting: str, name: str) -> Source:
     """The collection, as it was when the fingerprint was made; SourceError if files changed since."""
     source = open_source(name, context.settings.data.root)
     if source.identity != context.sources[setting]:
-        raise SourceError(f"{setting}: the files of {name} changed while the run began; start it again")
+        shown = redact_address(name)
+        raise SourceError(f"{setting}: the files of {shown} changed while the run began; start it again")
     return source

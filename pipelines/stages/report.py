@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jinja2 import Environment
+from markupsafe import Markup
 from pydantic import BaseModel
 from safetensors.torch import load_file
 
+from data.folders import is_address
 from data.images import ShardImages
+from data.redact import redact_address
 from data.shards import read_manifest
 from pipelines.context import StageContext, View
 from pipelines.curves import Line, panels, steps_are
 from pipelines.files import read_json, read_json_list
 from pipelines.fingerprint import digest
+from pipelines.graph_picture import draw_graph
 from pipelines.number_text import MAIN_METRICS, SMOKE_PREFIX, shown
 from pipelines.stages.charts import Draw, curves, draw_chart, histograms, reliability, write_png
 from pipelines.stages.pictures import draw_frames
-from pipelines.stages.report_graph import draw_graph
 from pipelines.stages.report_page import PAGE
 from pipelines.stages.tensors import ENERGIES_FILE, read_tensors
-from pipelines.verdict import warnings
+from pipelines.verdict import COURSE, warnings
 
 if TYPE_CHECKING:
     from pipelines.settings import Published
@@ -44,7 +47,7 @@ _TRAINING = {"train_stage1": "Stage 1", "train_stage2": "Stage 2"}
 def run(context: StageContext) -> dict[str, Any]:
     """Artifact: `report.html`, with every picture in it."""
     manifests = {name: read_json(folder / "manifest.json") or {} for name, folder in context.inputs.items()}
-    settings = dict(_flat("", context.settings))
+    settings = {name: _shown_setting(value) for name, value in _flat("", context.settings)}
     published = context.settings.published
     page = Environment(autoescape=True).from_string(PAGE)
     html = page.render(
@@ -63,7 +66,7 @@ def run(context: StageContext) -> dict[str, Any]:
         counterfactuals=_counterfactuals(manifests),
         protocols=_protocols(manifests),
         charts=_charts(context.inputs, manifests),
-        graph=draw_graph(manifests),
+        graph=_graph(manifests),
         lineage=_lineage(manifests, settings),
         stages=_stages(manifests),
         settings=sorted((k, v) for k, v in settings.items() if not k.startswith("published")),
@@ -72,6 +75,21 @@ def run(context: StageContext) -> dict[str, Any]:
     for name, draw in _measured_charts(context.inputs, manifests).items():
         write_png(draw, context.folder / "figures" / f"{name}.png")
     return {"metrics": {}}
+
+
+def _graph(manifests: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """Of what the report is made of, each with the seconds it took."""
+    names = {manifest["fingerprint"]: name for name, manifest in manifests.items()}
+    needs = {
+        name: sorted({names[own] for own in manifest["identity"]["inputs"].values() if own in names})
+        for name, manifest in manifests.items()
+    }
+    return draw_graph(needs, {name: f"{manifest['seconds']:.1f} s" for name, manifest in manifests.items()})
+
+
+def _shown_setting(value: Any) -> Any:
+    """An address without its secrets; any other value as it is."""
+    return redact_address(value) if isinstance(value, str) and is_address(value) else value
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -157,9 +175,13 @@ def _is_smoke(manifests: Mapping[str, Mapping[str, Any]]) -> bool:
 def _judged(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Both stages' figures, by the names that they have on a pipeline's run."""
     first = {f"stage1_{name}": value for name, value in _merged(manifests, "metrics", "stage1").items()}
-    trained = manifests["train_stage2"]["metrics"]
-    ended = {name: trained[name] for name in ("diverged_at_step",) if name in trained}
-    return {**_merged(manifests, "metrics"), **first, **ended}
+    course = {
+        prefix + name: manifests[stage]["metrics"][name]
+        for stage, prefix in (("train_stage1", "stage1_"), ("train_stage2", ""))
+        for name in COURSE
+        if name in manifests[stage]["metrics"]
+    }
+    return {**_merged(manifests, "metrics"), **first, **course}
 
 
 def _of_data(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

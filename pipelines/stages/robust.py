@@ -64,7 +64,7 @@ def measure_robustness(
             seed=seed,
             iterations=settings.iterations,
             kept=Kept(context.checkpoints / _KEPT),
-            progress=lambda done, total: context.report.progress(done, total, "attacks on images"),
+            progress=partial(_follow, context),
         )
         metrics["robust_accuracy"] = attacked.accuracy
     else:
@@ -88,6 +88,14 @@ def measure_robustness(
     _write_images(context, subset, y, by_eps, attacked)
     curve = [{"eps": eps, "accuracy": share(by_eps[eps])} for eps in budgets]
     return Robustness(metrics, absent, checks, curve, _protocols(context, subset, model.spec.num_classes))
+
+
+def _follow(context: StageContext, done: int, total: int) -> None:
+    """Told before each batch; those before it are finished."""
+    context.report.progress(done, total, "attacks on images")
+    files = (context.checkpoints / _KEPT).glob("[!.]*.safetensors")
+    if newest := max(files, key=lambda file: file.stat().st_mtime_ns, default=None):
+        context.mirror.push(newest)
 
 
 def _protocols(context: StageContext, subset: Indices, num_classes: int) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from atjem.fidelity import FeatureMoments, frechet_distance
 from data.images import ShardImages
 from data.shards import MANIFEST_FILE, Dataset, ManifestWriter
 from pipelines.context import StageContext
+from pipelines.files import read_json
 from pipelines.stages.inputs import read_dataset
 from pipelines.stages.pictures import draw_frames, draw_grid, draw_movie, grid_places
 from pipelines.stages.reference import read_protocol, read_reference
@@ -33,12 +34,13 @@ def run(context: StageContext) -> dict[str, Any]:
     parts = makers.make("final", chosen)
     _assemble(context, parts)
     _draw(context, makers, seeds, chosen)
-    energies = read_tensors(map(parts.tensors, range(len(parts))), "energy", "seconds")
+    energies = read_tensors(map(parts.tensors, range(len(parts))), "energy")
+    seconds = sum((read_json(parts.clock(number)) or {})["seconds"] for number in range(len(parts)))
     metrics = {
         "sample_steps": chosen,
         "sample_seeds": min(settings.num_samples, len(seeds.order("final"))),
         "sample_energy": energies["energy"].double().mean().item(),
-        "samples_per_second": parts.num_made * makers.num / energies["seconds"].sum().item(),
+        "samples_per_second": parts.num_made * makers.num / seconds,
     }
     starts = seeds.num_starts(settings.num_samples, labelled=settings.mode == "joint")
     if starts < settings.num_samples:

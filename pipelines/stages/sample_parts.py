@@ -21,6 +21,7 @@ from data.decode import encode_png
 from data.shards import SCHEMA, Encoded, read_parquet, to_table, write_shard
 from data.views import to_image
 from pipelines.context import Silent, StageContext
+from pipelines.files import write_json
 from pipelines.stages.inputs import as_float, load_network, pick_device, read_dataset
 from pipelines.stages.reference import open_extractor
 from pipelines.stages.sampler import Sampler, features_at
@@ -52,6 +53,10 @@ class Parts:
 
     def __len__(self) -> int:
         return -(-self.num // self.images_each)
+
+    def clock(self, number: int) -> Path:
+        """What no artifact may hold: the seconds that a part took, which differ each time."""
+        return self.folder / f".{self.name(number)}.seconds.json"
 
     def batches(self, number: int) -> range:
         first = number * self.batches_each
@@ -103,6 +108,7 @@ class PartMaker:
     """A model, its sampler and the extractor in one process."""
 
     def __init__(self, context: StageContext) -> None:
+        context = context.here()
         self.context, self.device = context, pick_device()
         self.network = load_network(context.inputs["model"], self.device)
         self.sampler = Sampler(context, self.network, self.device)
@@ -120,6 +126,7 @@ class PartMaker:
                 found[steps].append(pooled.float())
         told = {str(steps): torch.cat(pooled) for steps, pooled in found.items()}
         save_tensors(told, parts.tensors(number))
+        self._keep(parts.tensors(number))
         return number
 
     def final(self, number: int, steps: int) -> int:
@@ -143,8 +150,11 @@ class PartMaker:
             rows = list(write_shard(file, parts.shard(number).name, encoded()))
         pq.write_table(to_table(rows), parts.rows(number))
         near.replace(parts.shard(number))
-        told = {"energy": torch.cat(energies), "seconds": torch.tensor([clock.seconds])}
-        save_tensors({**Features.cat(features).tensors(), **told}, parts.tensors(number))
+        write_json(parts.clock(number), {"seconds": clock.seconds})
+        save_tensors(
+            {**Features.cat(features).tensors(), "energy": torch.cat(energies)}, parts.tensors(number)
+        )
+        self._keep(parts.shard(number), parts.rows(number), parts.clock(number), parts.tensors(number))
         return number
 
     def frames(self, num: int, steps: int) -> list[Tensor]:
@@ -155,6 +165,11 @@ class PartMaker:
         """What a speed depends on."""
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
         return gpu or f"{torch.get_num_threads()} {platform.machine()} threads"
+
+    def _keep(self, *files: Path) -> None:
+        """A part that is told of is where other machines find it."""
+        self.context.mirror.push(*files)
+        self.context.mirror.wait()
 
     def _batches(self, purpose: str, parts: Parts, number: int, at: tuple[int, ...]) -> Iterator[Any]:
         return self.sampler.batches(purpose, parts.num, at, parts.batches(number))
@@ -204,6 +219,8 @@ class Makers:
         for _ in self._each(purpose, [(number, *arguments) for number in missing]):
             done += parts.images_each
             self.context.report.progress(min(done, parts.num), parts.num, f"{purpose} samples")
+        if self.here is None and missing:
+            self.context.mirror.pull()  # what makers on other machines have made
         return parts
 
     def frames(self, num: int, steps: int) -> list[Tensor]:

@@ -21,6 +21,7 @@ from pipelines.stages.reference import open_extractor
 Order = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 _EXTRACTED = 64  # images whose features are taken at once, to choose by
 Reduce = Callable[[FeatureMoments], None]
+Gather = Callable[[dict[int, float]], dict[int, float]]
 
 
 class Seeds:
@@ -168,8 +169,12 @@ class FrechetCurve:
         rank: int = 0,
         world_size: int = 1,
         reduce: Reduce = lambda moments: None,
+        gather: Gather = lambda own: own,
     ) -> dict[int, float]:
-        """`reduce` sums moments over ranks; each candidate's distance comes out the same on all of them."""
+        """Ranks share the batches, and then the candidates, whose distances take seconds each.
+
+        `reduce` sums moments over ranks, `gather` puts their distances together. All get the same.
+        """
         moments = {steps: FeatureMoments() for steps in sampler.candidates}
         numbers = range(rank, sampler.num_batches(num), world_size)
         for _, images in sampler.batches("selection", num, sampler.candidates, numbers):
@@ -177,4 +182,6 @@ class FrechetCurve:
                 moments[steps].add(pooled)
         for own in moments.values():
             reduce(own)
-        return {steps: frechet_distance(own.statistics(), self.statistics) for steps, own in moments.items()}
+        mine = [steps for place, steps in enumerate(moments) if place % world_size == rank]
+        told = gather({s: frechet_distance(moments[s].statistics(), self.statistics) for s in mine})
+        return {steps: told[steps] for steps in moments}

@@ -1,5 +1,6 @@
 """The best model seen in training, by the Fréchet distance of its samples."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipelines.context import StageContext
 from pipelines.files import read_json, write_json
 from pipelines.stages.reference import read_held_out
 from pipelines.stages.sampler import FrechetCurve, Sampler, best_steps
-from pipelines.stages.training import BEST_FILE, BEST_STATE_FILE
+from pipelines.stages.training_state import BEST_FILE, BEST_STATE_FILE
 
 
 class BestModel:
@@ -47,6 +48,7 @@ class BestModel:
             rank=ranks[0],
             world_size=ranks[1],
             reduce=_sum_over_ranks,
+            gather=_gather_over_ranks,
         )
         steps = best_steps(distances)
         if distances[steps] < self.state.get("frechet_distance", float("inf")):
@@ -54,15 +56,29 @@ class BestModel:
             self.weights = weights_of(model)
         return distances[steps]
 
-    def save(self, folder: Path) -> None:
-        if self.state:
-            save_file(self.weights, folder / BEST_FILE)
-            write_json(folder / BEST_STATE_FILE, self.state)
+    def snapshot(self) -> Callable[[Path], None]:
+        """The best so far, as a function that writes it into a folder."""
+        state, weights = self.state, self.weights
+
+        def write(folder: Path) -> None:
+            if state:
+                save_file(weights, folder / BEST_FILE)
+                write_json(folder / BEST_STATE_FILE, state)
+
+        return write
 
     def restore(self, folder: Path) -> None:
-        state = read_json(folder / BEST_STATE_FILE)
-        if state is not None:
-            self.state, self.weights = state, load_file(folder / BEST_FILE)
+        """What `snapshot` wrote there, which may be nothing."""
+        self.state = read_json(folder / BEST_STATE_FILE) or {}
+        self.weights = load_file(folder / BEST_FILE) if self.state else {}
+
+
+def _gather_over_ranks(own: dict[int, float]) -> dict[int, float]:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own
+    parts: list[dict[int, float]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(parts, own)
+    return {steps: distance for part in parts for steps, distance in part.items()}
 
 
 def _sum_over_ranks(moments: FeatureMoments) -> None:

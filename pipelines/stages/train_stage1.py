@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from atjem.adversarial import AdversarialTraining
+from atjem.health import Watchdog
 from atjem.models.registry import JointEnergyModel, build_model
 from atjem.published import load_start
 from atjem.training_objective import Batch
@@ -13,18 +14,20 @@ from data.batches import Stream
 from data.rng import stream_seed
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, model_spec
-from pipelines.stages.training import Batches, fit, make_attack, share, train, worker_device
+from pipelines.stages.training import fit, make_attack, share
+from pipelines.stages.training_loop import Batches, train, worker_device
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Artifact: the EMA model and the training curve. `stage1.steps: 0` publishes the start as it is."""
-    return fit(context, worker, context.settings.stage1)
+    facts = fit(context, worker, context.settings.stage1)
+    return facts | {"trusted": context.trusted} if context.trusted else facts
 
 
 def worker(config: dict[str, Any]) -> None:
-    context: StageContext = config["context"]
+    context: StageContext = config["context"].here()
     objective = AdversarialTraining(make_attack(context.settings.stage1.classifier_attack))
-    train(context, context.settings.stage1, _start(context), objective, _batches(context))
+    train(context, context.settings.stage1, _start(context), objective, _batches(context), Watchdog())
 
 
 def _start(context: StageContext) -> JointEnergyModel:
@@ -33,7 +36,8 @@ def _start(context: StageContext) -> JointEnergyModel:
     spec = model_spec(context.inputs["data"], settings.model.arch, settings.model.normalization)
     model = build_model(spec)
     if settings.model.checkpoint:
-        load_start(model, Path(settings.model.checkpoint))
+        path = settings.model.checkpoint
+        load_start(model, Path(path), trusted=path == context.trusted)
     return model
 
 

@@ -8,6 +8,7 @@ import torch
 from atjem.adversarial import AdversarialTraining, DualAdversarialTraining
 from atjem.checkpoint import load
 from atjem.curriculum import Curriculum, window_length
+from atjem.health import Limits, Watchdog
 from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
 from atjem.models.registry import ModelSpec
 from atjem.training_objective import Batch, Objective
@@ -16,7 +17,8 @@ from data.images import Images
 from data.rng import stream_seed
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, seed_images
-from pipelines.stages.training import Batches, fit, make_attack, share, train, worker_device
+from pipelines.stages.training import fit, make_attack, share
+from pipelines.stages.training_loop import Batches, train, worker_device
 
 if TYPE_CHECKING:
     from pipelines.settings import Stage2
@@ -29,14 +31,30 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def worker(config: dict[str, Any]) -> None:
-    context: StageContext = config["context"]
+    context: StageContext = config["context"].here()
     stage = context.settings.stage2
     model = load(context.inputs["start"])
     chooser = None
     if stage.select == "best_frechet":  # not an import statement: only then is the sampler this stage's code
         chooser = import_module("pipelines.stages.selection").BestModel(context)
     objective = _objective(context, model.spec)
-    train(context, stage, model, objective, _batches(context), _curriculum(stage), chooser)
+    train(
+        context,
+        stage,
+        model,
+        objective,
+        _batches(context),
+        _watchdog(stage),
+        curriculum=_curriculum(stage),
+        chooser=chooser,
+        may_return=stage.objective != "jem",  # its instability is an outcome
+    )
+
+
+def _watchdog(stage: "Stage2") -> Watchdog:
+    health = stage.health
+    limits = Limits(health.max_energy_gap, health.max_input_gradient, health.pinned_steps)
+    return Watchdog(limits, None if stage.objective == "jem" else stage.contrastive.max_steps)
 
 
 def _curriculum(stage: "Stage2") -> Curriculum | None:
@@ -57,7 +75,7 @@ def _objective(context: StageContext, spec: ModelSpec) -> Objective:
     if stage.objective == "jem":
         return _joint_energy(context, spec)
     if stage.objective == "at":
-        return AdversarialTraining(attack, freezes_norm=True)
+        return AdversarialTraining(attack, freezes_norm=stage.freeze_norm)
     return DualAdversarialTraining(
         attack,
         stage.contrastive.step_size,
@@ -65,6 +83,7 @@ def _objective(context: StageContext, spec: ModelSpec) -> Objective:
         stage.loss.classifier_weight,
         stage.loss.energy_weight,
         stage.loss.r1_weight,
+        freezes_norm=stage.freeze_norm,
     )
 
 
@@ -77,6 +96,7 @@ def _joint_energy(context: StageContext, spec: ModelSpec) -> Objective:
         ReplayBuffer.of_noise(sgld.buffer_size, shape, sgld.reinit, generator),
         sgld.input_noise,
         stage.loss.energy_weight,
+        freezes_norm=stage.freeze_norm,
     )
 
 

@@ -12,6 +12,7 @@ from atjem.models.registry import build_model
 from data.build import build
 from data.part import Job
 from data.sources.named import open_source
+from pipelines.compute.team import run_workers
 from pipelines.context import Silent, StageContext, select
 from pipelines.graph import build_graph
 from pipelines.recipe import load_recipe
@@ -38,7 +39,9 @@ def make_context(
     assert not problems
     (folder / "artifact").mkdir(parents=True)
     settings = select(recipe.settings, build_graph(recipe.settings)[node].reads)
-    return StageContext(settings, inputs, folder / "artifact", folder / "checkpoints", Silent(), {})
+    return StageContext(
+        settings, inputs, folder / "artifact", folder / "checkpoints", Silent(), {}, run_workers
+    )
 
 
 def make_inputs(folder: Path) -> dict[str, Path]:

@@ -23,7 +23,8 @@ from browser import (
 )
 from mlflow import MlflowClient
 from PIL import Image
-from running import ROOT, reduced_arguments
+from reader import SMALLER
+from running import ROOT
 
 pytestmark = [
     pytest.mark.slow,
@@ -59,11 +60,16 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(pipeline, tmp_path_factory) -> Runs:
-    """Small ones, made here; for pictures the full ones, reused where they are finished."""
-    workdir = ROOT / "runs" if PICTURES else tmp_path_factory.mktemp("runs")
-    arguments = ["--pipeline", "digits"] if PICTURES else reduced_arguments(workdir)
-    results = [pipeline(*arguments, *more, "--json") for more in ([], ["--set", CHANGED])]
+def runs(pipeline, request) -> Runs:
+    """README's, made small; for pictures the full ones."""
+    place, smaller = ROOT, {}
+    if not PICTURES:
+        request.getfixturevalue("changed_demo")
+        place, smaller = request.getfixturevalue("place"), SMALLER
+    workdir = place / "runs"
+    sets = [word for name, value in smaller.items() for word in ("--set", f"{name}={value}")]
+    first = ["--pipeline", "digits", *sets, "--json"]
+    results = [pipeline(*first, *more, cwd=place) for more in ([], ["--set", CHANGED])]
     for result in results:
         assert result.code == 0, result.err
     stages = [{stage["name"]: stage for stage in result.json["stages"]} for result in results]
@@ -156,10 +162,59 @@ def test_address_that_a_run_prints_opens_its_table_of_runs(runs, ui, chromium):
     page.wait_for_text("Run Name", "Joint energy models trained by one recipe", "train (")
 
 
+def test_mlflow_table_has_the_metrics_and_below_each_run_its_stages(runs, ui, chromium, pictures):
+    choose_training(chromium, ui)
+    address = f"{ui}/#/experiments/{runs.experiment}/runs?workflowType=machine_learning"
+    page = chromium.open(address, width=1700, height=560)
+    page.wait_for_text("Run Name", "Columns")
+    page.click("Columns")
+    names = ("clean_accuracy", "frechet_distance", "robust_accuracy")
+    for name in names:
+        page.wait_for(f"document.querySelector('[title={name}]')")
+        page.evaluate(f"document.querySelector('[title={name}]').previousElementSibling.click()")
+    page.click("Columns")
+    figures = runs.client.get_run(runs.ids[0]).data.metrics
+    page.wait_for_text(*names, *(str(figures[name]) for name in names))
+    row = f'document.querySelector(\'.ag-row[row-id="{runs.ids[0]}"] [col-id*="Run Name"] button\')'
+    page.wait_for(row)
+    page.evaluate(f"{row}.click()")
+    page.wait_for_text("train_stage1", "train_stage2", "evaluate_classifier", "report")
+    take(page, pictures / "mlflow-table.png")
+    page.evaluate("[...document.querySelectorAll('a')].find(a => a.innerText === 'train_stage2').click()")
+    page.wait_for_text("Parent run", runs.names[0])
+    page.click("Model metrics")
+    page.wait_for("document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length > 2")
+    only_this_machine(page, ui)
+
+
+def test_mlflow_model_page_opens(runs, ui, chromium):
+    choose_training(chromium, ui)
+    (model,) = (
+        model
+        for model in runs.client.search_logged_models([runs.experiment])
+        if model.source_run_id == runs.ids[0]
+    )
+    page = chromium.open(f"{ui}/#/experiments/{runs.experiment}/models/{model.model_id}", width=1300)
+    figure = runs.client.get_run(runs.ids[0]).data.metrics["clean_accuracy"]
+    page.wait_for_text("clean_accuracy", str(figure), runs.names[0])
+    page.click("Artifacts")
+    page.wait_for_text("MLmodel")
+    only_this_machine(page, ui)
+
+
 def test_sample_grid_is_a_picture(runs, pictures):
     with Image.open(runs.samples) as grid:
         assert min(grid.size) > 100
     shutil.copy(runs.samples, pictures / "samples.png")
+
+
+@pytest.mark.parametrize("name", ["energies", "trajectory", "counterfactuals", "train_stage2_curves"])
+def test_concepts_have_their_pictures(runs, pictures, tmp_path, name):
+    path = runs.client.download_artifacts(runs.ids[0], f"figures/{name}.png", str(tmp_path))
+    with Image.open(path) as picture:
+        assert min(picture.size) > 100
+    (pictures / "figures").mkdir(exist_ok=True)
+    shutil.copy(path, pictures / "figures" / f"{name}.png")
 
 
 def _corner(page: Page, path: Path) -> tuple[int, int, int]:

@@ -256,7 +256,7 @@ def test_plan_imports_neither_torch_nor_ray_nor_mlflow(tmp_path):
     code = (
         "import sys; sys.path.insert(0, '.'); sys.argv = ['run.py', '--pipeline', 'digits', '--plan',"
         f" '--workdir', {str(tmp_path)!r}]\n"
-        "import typer; from pipelines.cli import run\n"
+        "import typer; from pipelines.commands.run import run\n"
         "app = typer.Typer(); app.command()(run); app(standalone_mode=False)\n"
         "print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     )

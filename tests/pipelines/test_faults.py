@@ -15,7 +15,7 @@ from PIL import Image
 from running import ROOT, command, reduced_arguments
 from safetensors.torch import load_file
 
-from pipelines.store import Store
+from pipelines.workdir.store import Store
 
 # The shortest whole run: no stage-1 figures, no AutoAttack, nothing to choose.
 FAST = {
@@ -66,11 +66,36 @@ def test_forced_stage_that_comes_out_differently_is_trained_from_anew(pipeline, 
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.faults
+def test_run_killed_when_a_forced_stage_came_out_differently_leaves_nothing_stale(pipeline, tmp_path):
+    images, workdir = tmp_path / "images", tmp_path / "runs"
+    arguments = [*reduced_arguments(workdir, **FAST, data__in=images), "--until", "train_stage1"]
+    _paint(images, seed=1)
+    assert pipeline(*arguments).code == 0
+    (manifest,) = workdir.glob("artifacts/preprocess/[!.]*/manifest.json")
+    (model,) = workdir.glob("artifacts/train_stage1/[!.]*/model.safetensors")
+    before, there = model.read_bytes(), manifest.read_bytes()
+    _paint(images, seed=2)
+    process = subprocess.Popen(command(*arguments, "--force", "preprocess"), cwd=ROOT)
+    while process.poll() is None and (not manifest.exists() or manifest.read_bytes() == there):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    time.sleep(5)  # its Ray processes notice within seconds and end
+    result = pipeline(*arguments, "--json")
+    assert result.code == 0, result.err
+    assert {s["name"]: s["status"] for s in result.json["stages"]}["train_stage1"] in ("ran", "resumed")
+    assert model.read_bytes() != before
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.faults
 def test_divergence_is_a_failure_and_never_a_number(pipeline, tmp_path):
     arguments = reduced_arguments(tmp_path, **FAST, stage1__optimizer__lr=1e30)
     result = pipeline(*arguments, "--until", "train_stage2", "--json")
     assert result.code == 1
-    assert "training diverged: the loss is nan" in result.errors[0]
+    assert "training diverged again: the loss is nan" in result.errors[0]
     statuses = {stage["name"]: stage["status"] for stage in result.json["stages"]}
     assert (statuses["train_stage1"], statuses["train_stage2"]) == ("failed", "skipped")
     status = pipeline(*arguments, "--status", "--json").json
@@ -82,6 +107,7 @@ def test_divergence_is_a_failure_and_never_a_number(pipeline, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.faults
 def test_jem_diverges_as_an_outcome_of_its_last_sound_checkpoint(pipeline, tmp_path):
     """What the method replaces: its instability is recorded, and the model before it is measured."""
     jem = {"stage2__objective": "jem", "stage2__sgld__buffer_size": 100, "stage2__sgld__steps": 2}
@@ -113,6 +139,7 @@ def test_two_runs_at_once_take_turns(pipeline, tmp_path):
         assert first.wait(timeout=300) == 0
     assert second.code == 0
     assert f"another run (process {first.pid}) works in this workdir" in second.err
+    assert "made by another run meanwhile: preprocess" in second.err
     assert {stage["status"] for stage in second.json["stages"]} == {"cached"}
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         query = "select count(*) from metrics group by run_uuid, key, step having count(*) > 1"
@@ -179,7 +206,8 @@ def test_leftovers_of_a_killed_publish_are_swept(tmp_path):
         (["--tracking-uri", ""], "--tracking-uri"),
         (["--workdir", "~nosuchuser/x"], "--workdir"),
         (["--workdir", "a?b"], "--workdir"),
-        (["--workdir", "s3://bucket/runs"], "--workdir"),
+        (["--workdir", "s3://me:planted@bucket/runs"], "--workdir"),
+        (["--workdir", "ftp://host/runs"], "--workdir"),
         (["--set", "data.in=~nosuchuser/x"], "data.in"),
         (["--set", f"model.checkpoint={'x' * 300}"], "model.checkpoint"),
         (["--set", f"seed={'[' * 3000}"], "seed"),

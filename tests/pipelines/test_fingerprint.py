@@ -11,7 +11,7 @@ from pipelines.graph import STAGES, Node, build_graph
 from pipelines.plan import make_plan, node_code
 from pipelines.recipe import load_recipe
 from pipelines.settings import RUNTIME, flatten
-from pipelines.store import Store
+from pipelines.workdir.store import Store
 
 ALL = {*STAGES, "counterfactuals"} - {
     "report"
@@ -48,13 +48,17 @@ EDITS = [
     ),
     ("pipelines/stages/sample.py", {"sample", "evaluate_fidelity"}),
     ("pipelines/stages/evaluate_fidelity.py", {"evaluate_fidelity"}),
-    ("pipelines/checkpoints.py", DOWNSTREAM_OF_TRAINING),
-    ("pipelines/cli.py", set()),
-    ("pipelines/tracking.py", set()),
-    ("pipelines/record.py", set()),
-    ("pipelines/figures.py", set()),
+    ("pipelines/workdir/checkpoints.py", DOWNSTREAM_OF_TRAINING),
+    ("pipelines/commands/run.py", set()),
+    ("pipelines/tracking/tracker.py", set()),
+    ("pipelines/tracking/record.py", set()),
+    ("pipelines/tracking/figures.py", set()),
     ("pipelines/runner.py", set()),
-    ("pipelines/store.py", set()),
+    ("pipelines/workdir/store.py", set()),
+    ("pipelines/workdir/shared_store.py", set()),
+    ("pipelines/workdir/mirror.py", set()),
+    ("pipelines/workdir/remote.py", set()),
+    ("pipelines/workdir/lease.py", set()),
     ("pipelines/stages/report.py", set()),
     ("pipelines/stages/charts.py", set()),
     ("pipelines/settings.py", set()),

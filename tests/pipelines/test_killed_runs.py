@@ -19,6 +19,7 @@ from running import ROOT, command, reduced_arguments
 from safetensors.torch import load_file
 from stages import one_thread
 
+from pipelines.compute.team import run_workers
 from pipelines.context import Silent, StageContext
 from pipelines.recipe import load_recipe
 from pipelines.stages.inputs import load_network
@@ -40,9 +41,15 @@ STEPS = {
 
 
 def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """In a process group of its own, as a shell or a batch system starts it."""
     with log.open("wb") as file:
         return subprocess.Popen(
-            command(*arguments), stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+            command(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            process_group=0,
         )
 
 
@@ -64,6 +71,11 @@ def _wait_until(is_there: Callable[[], bool], process: subprocess.Popen[bytes], 
     pytest.fail(f"not there after 300 s: {log.read_text()}")
 
 
+def _newest(workdir: Path) -> Path:
+    """The last checkpoint of stage 2."""
+    return max(workdir.glob("checkpoints/train_stage2/*/step_*"), key=lambda path: int(path.name[5:]))
+
+
 def _weights(workdir: Path) -> bytes:
     (file,) = workdir.glob("artifacts/train_stage2/*/model.safetensors")
     return file.read_bytes()
@@ -78,20 +90,27 @@ def uninterrupted(pipeline, tmp_path_factory) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("sign", "code"),
+    ("send", "sign", "code"),
     [
-        pytest.param(signal.SIGKILL, -9, id="kill"),
-        pytest.param(signal.SIGINT, 130, id="int", marks=pytest.mark.faults),
-        pytest.param(signal.SIGTERM, 130, id="term", marks=pytest.mark.faults),
+        pytest.param(os.kill, signal.SIGKILL, -9, id="kill"),
+        pytest.param(os.kill, signal.SIGINT, 130, id="int", marks=pytest.mark.faults),
+        pytest.param(os.kill, signal.SIGTERM, 130, id="term", marks=pytest.mark.faults),
+        pytest.param(os.killpg, signal.SIGTERM, 130, id="term-group", marks=pytest.mark.faults),
+        pytest.param(os.kill, signal.SIGUSR1, 130, id="usr1", marks=pytest.mark.faults),
     ],
 )
-def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_path, sign, code):
+def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_path, send, sign, code):
     log = tmp_path / "log"
     arguments = [*reduced_arguments(tmp_path / "runs", **STEPS), "--until", "train_stage2"]
     process = _start(arguments, log)
     _wait_for_step(tmp_path / "runs", 40, process, log)
-    os.kill(process.pid, sign)
+    sent = time.monotonic()
+    send(process.pid, sign)
     assert process.wait(timeout=60) == code, log.read_text()
+    if code == 130:  # a checkpoint of the very step, within what a notice of preemption gives
+        newest = _newest(tmp_path / "runs")
+        assert newest.stat().st_mtime - time.time() + time.monotonic() - sent < 30
+        assert int(newest.name.removeprefix("step_")) % 20
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("digits").experiment_id
     (parent,) = client.search_runs([experiment], "tags.`atjem.kind` = 'pipeline'")
@@ -118,6 +137,7 @@ def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_p
     assert steps == list(range(5, 401, 5))
 
 
+@pytest.mark.faults
 def test_lost_training_goes_on_by_itself(uninterrupted, tmp_path):
     """SIGKILL of the process that trains, in the middle of a step."""
     log = tmp_path / "log"
@@ -127,7 +147,7 @@ def test_lost_training_goes_on_by_itself(uninterrupted, tmp_path):
     (training,) = [member for member in family if "ray::train_stage2" in " ".join(member.cmdline())]
     training.kill()
     assert process.wait(timeout=300) == 0, log.read_text()
-    assert "going on from its last checkpoint (restart 1 of 2)" in log.read_text()
+    assert "going on from what it has saved (restart 1 of 2)" in log.read_text()
     assert _weights(tmp_path / "runs") == uninterrupted
 
 
@@ -183,6 +203,7 @@ def _figures(result: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in result["metrics"].items() if not name.endswith("per_second")}
 
 
+@pytest.mark.faults
 def test_own_folders_and_two_workers(pipeline, tmp_path):
     """Class folders for data, a flat folder for seeds, one damaged image; two Ray Train workers.
 
@@ -231,7 +252,7 @@ def _folders(result: dict[str, Any]) -> dict[str, Path]:
 def _context(arguments: list[str], inputs: dict[str, Path], checkpoints: Path) -> StageContext:
     changes = (*arguments[arguments.index("--set") + 1 :: 2], "compute.num_workers=1")
     recipe, _ = load_recipe("digits", changes)
-    return StageContext(recipe.settings, inputs, Path(), checkpoints, Silent(), {})
+    return StageContext(recipe.settings, inputs, Path(), checkpoints, Silent(), {}, run_workers)
 
 
 def _check_choice(result: dict[str, Any], arguments: list[str]) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import devices
-from pipelines.devices import check_fit
-from pipelines.memory import stage_bytes, weight
+from pipelines.compute import devices
+from pipelines.compute.devices import check_fit
+from pipelines.compute.memory import stage_bytes, weight
 from pipelines.recipe import load_recipe, shipped_recipes
 
 

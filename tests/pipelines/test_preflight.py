@@ -9,7 +9,7 @@ from PIL import Image
 
 from atjem.checkpoint import save_model
 from atjem.models.registry import ModelSpec, build_model
-from pipelines.preflight import check_settings
+from pipelines.preflight.settings import check_settings
 from pipelines.recipe import load_recipe
 
 SMALL = ("stage1.batch_size=8", "stage2.batch_size=8")

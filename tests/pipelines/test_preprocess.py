@@ -14,6 +14,7 @@ from running import ROOT, command
 from data.build import SMALL, build
 from data.part import Job
 from data.sources.base import folder_source
+from pipelines.fingerprint import PACKAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -41,6 +42,7 @@ def shards(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
+@pytest.mark.faults
 def test_killed_preprocessing_goes_on_with_the_missing_shards(pipeline, images, tmp_path):
     sets = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
     arguments = ["--pipeline", "digits", "--workdir", str(tmp_path / "runs"), "--until", "preprocess"]
@@ -67,3 +69,16 @@ def test_killed_preprocessing_goes_on_with_the_missing_shards(pipeline, images, 
     build(folder_source(images), tmp_path / "alone", Job(3, 64, 0, 0.2, 0.01, encoding="webp", shard_mb=0.2))
     assert shards(found) == shards(tmp_path / "alone")
     assert not list(tmp_path.glob("runs/checkpoints/preprocess/*/images"))
+
+
+def test_stages_run_the_commands_own_code_wherever_it_is_given(pipeline, images, tmp_path):
+    """From a folder with packages of the same names, another checkout say; relative paths start there."""
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('of another checkout')\n")
+    (tmp_path / "IMAGES").symlink_to(images)
+    sets = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
+    words = ["--pipeline", "digits", "--workdir", "runs", "--set", "data.in=IMAGES", *sets]
+    result = pipeline(*words, "--until", "preprocess", "--json", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert result.json["stages"][0]["status"] == "ran"

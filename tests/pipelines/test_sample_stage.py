@@ -205,8 +205,8 @@ def test_part_that_was_cut_short_is_made_again_and_the_others_are_kept(inputs, t
     assert parts.tensors(0).stat().st_mtime_ns == kept
     again = {file.name: file.read_bytes() for file in parts.folder.iterdir()}
     assert again.keys() == whole.keys()
-    for name in whole:  # seconds differ, in the safetensors files alone
-        assert again[name] == whole[name] or name.endswith(".safetensors")
+    for name in whole:  # an artifact made again is the same: seconds differ, and do not go into it
+        assert again[name] == whole[name] or name.endswith(".seconds.json")
     for number in range(3):
         stored = load_file(parts.tensors(number))
         assert len(stored["pooled"]) == (500, 500, 100)[number]

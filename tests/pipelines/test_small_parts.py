@@ -9,8 +9,8 @@ import pytest
 
 from data.redact import redact
 from pipelines.interrupt import StopRequest
-from pipelines.lock import holder, locked
 from pipelines.terminal import Terminal
+from pipelines.workdir.lock import holder, locked
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_lock_is_held_by_one_and_freed_at_the_end(tmp_path):
 
 def test_lock_of_a_killed_process_is_free(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from pipelines.lock import locked\n"
+        "import sys, time; from pathlib import Path; from pipelines.workdir.lock import locked\n"
         f"with locked(Path({str(tmp_path)!r}), print, lambda: True):\n"
         "    print('held', flush=True); time.sleep(60)"
     )

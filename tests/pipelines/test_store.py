@@ -5,9 +5,9 @@ from contextlib import suppress
 
 import pytest
 
-from pipelines.checkpoints import checkpoint_steps, new_checkpoint, sound_checkpoint
 from pipelines.files import read_json, read_json_list, write_json
-from pipelines.store import Store
+from pipelines.workdir.checkpoints import checkpoint_steps, new_checkpoint, sound_checkpoint
+from pipelines.workdir.store import Store
 
 
 def _publish(store, content="one", fingerprint="abc"):
@@ -26,7 +26,7 @@ def _manifest(fingerprint, **changed):
         "created": 1.0,
         "seconds": 0.1,
     }
-    return {**whole, "identity": {}, "metrics": {}, **changed}
+    return {**whole, "identity": {}, "made_from": {}, "metrics": {}, **changed}
 
 
 def test_artifact_appears_with_its_manifest(tmp_path):
@@ -61,13 +61,20 @@ def test_artifact_under_another_fingerprint_does_not_count(tmp_path):
     assert store.manifest("sample", "def") is None
 
 
-def test_discarded_artifact_takes_its_checkpoints_along(tmp_path):
+def test_unfinished_work_counts_while_its_inputs_are_what_they_were(tmp_path):
     store = Store(tmp_path)
-    _publish(store)
-    _save(store.checkpoints("sample", "abc"), 5)
-    store.discard("sample", "abc", "abc")
-    assert store.manifest("sample", "abc") is None
-    assert checkpoint_steps(store.checkpoints("sample", "abc")) == []
+    for made_from, kept in (({"data": "a"}, []), ({"data": "a"}, [5]), ({"data": "b"}, [])):
+        store.begin_work("train_stage1", "abc", made_from)
+        assert store.steps("train_stage1", "abc") == kept
+        _save(store.checkpoints("train_stage1", "abc"), 5)
+
+
+def test_a_workdir_is_known_wherever_it_lies(tmp_path):
+    one, other = Store(tmp_path / "one"), Store(tmp_path / "other")
+    known = one.identity()
+    assert other.identity() != known
+    one.workdir.rename(tmp_path / "moved")
+    assert Store(tmp_path / "moved").identity() == known
 
 
 def test_failure_is_remembered_until_it_succeeds(tmp_path):

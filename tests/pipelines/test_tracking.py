@@ -3,15 +3,20 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partialmethod
 
 import pytest
+from mlflow import MlflowClient
+from mlflow_server import empty_database
 from PIL import Image
 
-from pipelines.tracking import Tracker, Trial
+from pipelines.tracking.tracker import Tracker
+from pipelines.trial import Trial
 
 
 @pytest.fixture
 def tracker(tmp_path) -> Tracker:
+    (tmp_path / "mlflow.db").write_bytes(empty_database())
     return Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "recipe", tmp_path / "mlartifacts")
 
 
@@ -55,7 +60,7 @@ def test_more_points_than_one_call_takes(tracker):
 
 def test_run_of_a_dead_process_is_closed(tracker, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from pipelines.tracking import Tracker\n"
+        "import sys; from pathlib import Path; from pipelines.tracking.tracker import Tracker\n"
         f"t = Tracker({tracker.uri!r}, 'recipe', Path({str(tmp_path)!r}))\n"
         "p = t.open_parent('dead', 'recipe', {}, {}); print(p, t.open_stage(p, 'sample', 'f', {}))"
     )
@@ -63,10 +68,28 @@ def test_run_of_a_dead_process_is_closed(tracker, tmp_path):
     parent, stage = done.stdout.split()
     assert tracker.client.get_run(stage).info.status == "RUNNING"
     own = tracker.open_parent("abc", "recipe", {}, {})
+    tracker.close_orphans(None)
     assert tracker.client.get_run(parent).info.status == "KILLED"
     assert tracker.client.get_run(stage).info.status == "KILLED"
-    tracker.open_parent("third", "recipe", {}, {})
     assert tracker.client.get_run(own).info.status == "RUNNING"  # its process, this one, lives
+
+
+def test_run_that_says_it_works_in_a_workdir_that_is_held_is_closed(tracker):
+    tags = {"atjem.workdir": "/workspace/runs"}
+    own, other = (
+        tracker.open_parent(name, "recipe", {}, {**tags, "atjem.workdir_id": name}) for name in ("a", "b")
+    )
+    tracker.close_orphans("a")
+    assert tracker.client.get_run(own).info.status == "KILLED"
+    assert tracker.client.get_run(other).info.status == "RUNNING"
+
+
+def test_all_runs_are_found_however_many_there_are(tracker, monkeypatch):
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", partialmethod(search, max_results=2))
+    runs = [tracker.open_parent(str(number), "recipe", {}, {"atjem.workdir_id": "a"}) for number in range(5)]
+    tracker.close_orphans("a")
+    assert {tracker.client.get_run(run).info.status for run in runs} == {"KILLED"}
 
 
 def test_secrets_do_not_reach_params_and_tags(tracker):

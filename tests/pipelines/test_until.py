@@ -3,16 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from stages import make_context, make_inputs, one_thread, tensors_equal
 
-from pipelines.checkpoints import checkpoint_steps, new_checkpoint, sound_checkpoint
 from pipelines.plan import Plan, make_plan
 from pipelines.recipe import load_recipe
 from pipelines.stages import train_stage2
-from pipelines.store import Store
+from pipelines.workdir.checkpoints import checkpoint_steps, new_checkpoint, sound_checkpoint
+from pipelines.workdir.store import Store
 
 TRAINING = (
     "stage2.batch_size=16",
@@ -29,7 +28,6 @@ def _plan(folder: Path, *changes: str) -> Plan:
     return make_plan(recipe.settings, Store(folder))
 
 
-@pytest.mark.ray
 def test_training_that_was_looked_at_ends_like_one_that_was_not(tmp_path):
     made = make_inputs(tmp_path / "inputs")
     inputs = {"data": made["data"], "start": made["model"]}

@@ -27,9 +27,21 @@ def test_nothing_to_say(metrics):
         ({"robust_accuracy": 0.0}, "no image withstands AutoAttack"),
         ({"repeated_samples": 7.0}, "7 samples repeat others exactly"),
         ({"diverged_at_step": 120.0}, "diverged by step 120"),
+        ({"returned_at_step": 90.0}, "stage 2 diverged at step 90, went back once"),
+        ({"stage1_returned_at_step": 90.0}, "stage 1 diverged at step 90, went back once"),
         ({"robust_accuracy": 0.9, "robust_gate": 0.0}, "robust_accuracy is not to be believed"),
     ],
-    ids=["accuracy", "energy", "samples", "robustness", "copies", "diverged", "masked gradients"],
+    ids=[
+        "accuracy",
+        "energy",
+        "samples",
+        "robustness",
+        "copies",
+        "diverged",
+        "returned",
+        "returned 1",
+        "masked gradients",
+    ],
 )
 def test_each_failure_is_told(changed, text):
     (warning,) = warnings(GOOD | changed)

@@ -1,0 +1,1 @@
+"""What a user can call: each module is one command of `python -m pipelines`."""
