@@ -1,35 +1,39 @@
 """The sweep's command line: what is searched, and every check before the first trial."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import optuna
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from data.redact import redact
-from pipelines.cli import resolve_workdir
-from pipelines.devices import check_fit, local_resources, visible_devices
+from data.folders import is_address
+from data.redact import has_secrets, redact, redact_address
+from pipelines.compute.devices import check_fit, local_resources, visible_devices
 from pipelines.interrupt import StopRequest
-from pipelines.lock import locked
 from pipelines.number_text import SMOKE_PREFIX
-from pipelines.preflight import check_cluster, check_place, check_settings, check_tracking
+from pipelines.preflight.places import check_cluster, check_place, check_tracking
+from pipelines.preflight.settings import check_settings
 from pipelines.problems import BadInput, Problem, first_line
 from pipelines.recipe import find_recipe, load_recipe
-from pipelines.store import Store
+from pipelines.settings import Settings, flatten
 from pipelines.terminal import Terminal
 from pipelines.usage import INTERRUPTED
+from pipelines.workdir.lock import locked
+from pipelines.workdir.opening import resolve_workdir
+from pipelines.workdir.store import Store
 from sweeps.note import RECIPE_FILE, SPACE_FILE, Note, read_note, sweep_folder
 from sweeps.objectives import against_the_grain, default_objectives, parse_objectives
 from sweeps.results import print_json
 from sweeps.search import SAMPLERS
 from sweeps.session import Session
 from sweeps.shape import check_shape, fitting
-from sweeps.space import incomparable, parse_space, read_text
+from sweeps.space import Space, incomparable, parse_space, read_text
 from sweeps.sweep import Study
 
 SPACE = Path(__file__).with_name("pgd.yaml")
@@ -55,6 +59,7 @@ class Options:
     tracking_uri: str | None
     workdir: str
     ray_address: str | None
+    trust_checkpoint: bool
     as_json: bool
 
 
@@ -88,7 +93,8 @@ def tune(
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="override one setting; may be repeated"),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help=f"how Optuna searches: {' or '.join(SAMPLERS)}; default: tpe")
+        str | None,
+        typer.Option(help="tpe (default), nsga2: Optuna chooses; grid: every combination of choices"),
     ] = None,
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="of the Optuna study; default: SQLite in its folder")
@@ -102,6 +108,9 @@ def tune(
     ray_address: Annotated[
         str | None, typer.Option(metavar="ADDR", help="an existing Ray cluster; default: one on this machine")
     ] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="as of pipelines/run.py; not remembered by --resume")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="end stdout with one JSON object")] = False,
 ) -> int:
     """Search the settings of a recipe: Ray Tune runs the trials, Optuna chooses them.
@@ -117,6 +126,7 @@ def tune(
       --objective frechet_distance:min             one objective, with rungs
       --objective frechet_distance:min robust_accuracy:max
       --space my.yaml --set stage2.steps=2000      sweeps/README.md shows how to write one
+      --space sweeps/objectives.yaml --sampler grid --seeds 3      DAT, AT and JEM under one protocol
       --resume digits-1                            after a crash, or to add trials: --trials 40
       --pipeline imagenet256 --smoke --trials 3    any recipe without its data
 
@@ -140,6 +150,7 @@ def tune(
         tracking_uri,
         workdir,
         ray_address,
+        trust_checkpoint,
         as_json,
     )
     try:
@@ -169,8 +180,12 @@ def _main(options: Options) -> int:
     available = dict.fromkeys(("CPU", "GPU"), inf) if options.ray_address else visible_devices()
     study, problems = _study(note, options, store, available)
     note = replace(note, objectives=tuple(map(str, study.objectives)))
+    if note.sampler == "grid":
+        problems += _check_grid(study.space, options)
+        note = replace(note, trials=len(study.space.grid(study.recipe.settings)))
     settings = study.settings(study.recipe)
-    problems += check_settings(settings) + check_place(workdir, settings)
+    problems += check_settings(settings, trust_checkpoint=options.trust_checkpoint)
+    problems += check_place(workdir, settings)
     concurrent = options.concurrent
     if not options.ray_address:
         there = local_resources(settings)
@@ -179,6 +194,7 @@ def _main(options: Options) -> int:
     tracking_uri = options.tracking_uri or f"sqlite:///{workdir / 'mlflow.db'}"
     problems += check_tracking(tracking_uri) + check_cluster(options.ray_address)
     problems += _check_storage(options.storage) if options.storage else []
+    problems += _check_secrets(settings, study.space)
     if problems:
         raise BadInput(problems)
     terminal = Terminal(to_stderr=options.as_json)
@@ -188,7 +204,8 @@ def _main(options: Options) -> int:
         )
     if odd := against_the_grain(study.objectives):
         terminal.say(f"beware: {', '.join(odd)} asks for the worse", "yellow")
-    with StopRequest() as stop, locked(workdir, terminal.waiting, lambda: stop.count > 0) as free:
+    on_wait = partial(terminal.waiting, store.in_the_making())
+    with StopRequest() as stop, locked(workdir, on_wait, lambda: stop.count > 0) as free:
         if not free:
             terminal.say("interrupted while waiting; nothing was begun")
             if options.as_json:
@@ -200,9 +217,9 @@ def _main(options: Options) -> int:
             study,
             store,
             tracking_uri,
-            None if options.tracking_uri else workdir / "mlartifacts",
             concurrent,
             options.ray_address,
+            options.trust_checkpoint,
             terminal,
             stop,
             lambda name: _command(options, name),
@@ -210,11 +227,19 @@ def _main(options: Options) -> int:
         return session.run(options.resume, as_json=options.as_json)
 
 
+def _check_grid(space: Space, options: Options) -> Iterator[Problem]:
+    ranges = [parameter.name for parameter in space.parameters if not parameter.is_choice]
+    if ranges:
+        yield Problem("--sampler", "'grid'", f"needs choices; the space has a range for {', '.join(ranges)}")
+    elif options.trials:
+        yield Problem("--trials", str(options.trials), "a grid has as many as its points; leave it out")
+
+
 def _note(options: Options, store: Store) -> Note:
     """What to search: as given, or as the sweep to go on with remembers it. Raises BadInput."""
     sampler = options.sampler
     if sampler is not None and sampler not in SAMPLERS:
-        raise BadInput([Problem("--sampler", repr(sampler), f"use {' or '.join(SAMPLERS)}")])
+        raise BadInput([Problem("--sampler", repr(sampler), f"use one of {', '.join(SAMPLERS)}")])
     pipeline = options.pipeline
     if pipeline is not None and pipeline.endswith((".yaml", ".yml")):
         pipeline = str(Path(pipeline).absolute())
@@ -227,7 +252,7 @@ def _note(options: Options, store: Store) -> Note:
             objectives=options.objectives,
             overrides=options.overrides,
             smoke=options.smoke,
-            sampler="nsga2" if sampler == "nsga2" else "tpe",
+            sampler=cast(Literal["tpe", "nsga2", "grid"], sampler or "tpe"),
             trials=options.trials or _TRIALS,
             seeds=options.seeds or 1,
             storage=options.storage or "",
@@ -288,6 +313,20 @@ def _study(
     return study, problems
 
 
+def _check_secrets(settings: Settings, space: Space) -> list[Problem]:
+    """A sweep writes its recipe into files that are handed on: best.yaml, a recipe for each of the front."""
+    values = [
+        *flatten(settings).items(),
+        *((parameter.name, value) for parameter in space.parameters for value in parameter.extremes),
+    ]
+    allowed = "a sweep keeps its recipe in files: give secrets in the environment (AWS_ACCESS_KEY_ID, ...)"
+    return [
+        Problem(name, redact_address(value), allowed)
+        for name, value in values
+        if isinstance(value, str) and is_address(value) and has_secrets(value)
+    ]
+
+
 def _check_storage(url: str) -> list[Problem]:
     try:
         optuna.storages.get_storage(url)
@@ -307,4 +346,5 @@ def _command(options: Options, name: str) -> str:
         ("--workdir", None if options.workdir == "runs" else options.workdir),
     )
     words += [word for option, value in pairs if value for word in (option, value)]
+    words += ["--trust-checkpoint"] * options.trust_checkpoint
     return redact(shlex.join(words))

@@ -85,9 +85,19 @@ def _front(
             *_columns(points, [0]), s=120, marker="*", color=_RECIPE, label="the recipe itself", zorder=4
         )
     for number in members:
-        axes.annotate(f"{number}", points[number][:2], xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            f"{number}",
+            points[number][:2],
+            xytext=(0, -16),
+            textcoords="offset points",
+            fontsize=8,
+            ha="center",
+        )
+    x, y = _columns(points, list(points))
     axes.set_xlabel(_axis(objectives[0]))
     axes.set_ylabel(_axis(objectives[1]))
+    _widen(axes.xaxis, x)
+    _widen(axes.yaxis, y)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
@@ -115,6 +125,7 @@ def _history(study: Study, objective: Objective, path: Path) -> None:
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(_axis(objective))
+    _widen(axes.yaxis, [value for _, value in done])
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
@@ -150,10 +161,9 @@ def _parallel(study: Study, objectives: Sequence[Objective], front: Sequence[int
     for name in names:
         values = [_named(trial.params[name]) if name in trial.params else None for trial in trials]
         columns.append((name, values, _is_log(trials, name)))
-    columns += [
-        (_axis(objective), [trial.values[place] for trial in trials], False)
-        for place, objective in enumerate(objectives)
-    ]
+    for place, objective in enumerate(objectives):
+        figures = [trial.values[place] for trial in trials]
+        columns.append((_axis(objective), figures, _is_wide(figures)))
     figure, axes = plt.subplots(figsize=(1.5 * len(columns) + 1, 4.8), layout="constrained")
     heights = [_scaled(values, is_log=is_log) for _, values, is_log in columns]
     order = sorted(range(len(trials)), key=lambda row: trials[row].number in front)
@@ -203,6 +213,22 @@ def _axis(objective: Objective) -> str:
 
 def _is_log(trials: Sequence[Any], name: str) -> bool:
     return any(getattr(trial.distributions.get(name), "log", False) for trial in trials)
+
+
+def _widen(axis: Any, figures: Sequence[float]) -> None:
+    """Makes an axis logarithmic where figures are wide apart."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if _is_wide(figures):
+        getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _is_wide(figures: Sequence[float]) -> bool:
+    """Whether a few large figures would press all others into a corner."""
+    return min(figures) > 0 and max(figures) >= 10 * min(figures)
 
 
 def _scaled(values: Sequence[Any], *, is_log: bool) -> list[float | None]:

@@ -14,7 +14,7 @@ from data.redact import redact
 from pipelines.files import read_json, write_json, write_text
 from pipelines.problems import BadInput, Problem
 from pipelines.settings import Positive
-from pipelines.store import Store
+from pipelines.workdir.store import Store
 from sweeps.space import read_text
 
 NOTE_FILE, SPACE_FILE, RECIPE_FILE = "sweep.json", "space.yaml", "recipe.yaml"
@@ -31,7 +31,7 @@ class Note:
     objectives: tuple[str, ...]  # none: the recipe's default ones
     overrides: tuple[str, ...]
     smoke: bool
-    sampler: Literal["tpe", "nsga2"]
+    sampler: Literal["tpe", "nsga2", "grid"]
     trials: Positive
     seeds: Positive
     storage: str = ""  # of the study, without secrets; empty: SQLite in the folder

@@ -49,6 +49,10 @@ class Parameter:
         return trial.suggest_float(name, low, high, step=step, log=log)
 
     @property
+    def is_choice(self) -> bool:
+        return isinstance(self.distribution, CategoricalDistribution)
+
+    @property
     def extremes(self) -> list[Any]:
         """Values that the recipe's validation must accept: both ends, or every choice."""
         if isinstance(self.distribution, CategoricalDistribution):

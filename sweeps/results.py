@@ -82,7 +82,7 @@ def trial_rows(sweep: Sweep) -> list[dict[str, Any]]:
             "values": _values(sweep, trial),
             "params": trial.params,
             "cause": trial.user_attrs.get("cause") if trial.state == TrialState.FAIL else None,
-            "run_id": trial.user_attrs.get("run_id"),
+            "run_id": sweep.real(trial.user_attrs.get("run_id")),
             "seconds": trial.user_attrs.get("seconds"),
             "rungs": {str(step): value for step, value in trial.intermediate_values.items()},
             "seeds": {str(seed): facts for seed, facts in sweep.search.repeats(trial.number).items()},
@@ -115,7 +115,7 @@ def say_results(sweep: Sweep, mattered: Importances, terminal: Terminal) -> None
         header = ("trial", *(o.label for o in objectives), "settings")
         terminal.rows(header, [_row(sweep, number) for number in numbers])
         if hidden := len(points) - len(numbers):
-            terminal.say(f"{hidden} more measured in full, each worse than one of these: see {TRIALS_FILE}")
+            terminal.say(f"{hidden} more measured in full, each outdone by one of these: see {TRIALS_FILE}")
     if spreads := sweep.spreads():
         header = (
             "trial",
@@ -141,11 +141,11 @@ def remarks(sweep: Sweep, mattered: Importances) -> Iterator[str]:
     ran = executions(sweep)
     num = len(sweep.search.trials)
     counted = ", ".join(f"{name} {count}" for name, count in sorted(ran.items()))
-    yield f"executed   {sum(ran.values())} stages for {num} trials: {counted}"
+    yield f"executed   {sum(ran.values())} stages for {num} trials{': ' * bool(ran)}{counted}"
     for metric, own in mattered.items():
         listed = ", ".join(f"{name} {share:.2f}" for name, share in list(own.items())[:3])
         yield f"mattered   for {metric}: {listed}"
-    if not mattered:
+    if not mattered and sweep.points():
         yield "mattered   unknown: it takes 4 trials that were measured in full and differ"
     if sweep.search.first is None and sweep.points():
         yield "beware     the recipe itself is not measured: the best of these may be worse than it"
@@ -207,8 +207,9 @@ def print_json(
     sweep: Sweep | None,
     best: Path | None,
     errors: list[str] | None = None,
+    undelivered: int = 0,
 ) -> None:
-    """The last line of stdout under `--json`."""
+    """The last line of stdout under `--json`. undelivered: records that MLflow has not got."""
     result: dict[str, Any] = {"sweep": name, "run_id": run_id, "status": status}
     if sweep is not None:
         result["smoke"] = sweep.study.smoke
@@ -224,6 +225,8 @@ def print_json(
         }
     if errors is not None:
         result["errors"] = errors
+    if undelivered:
+        result["undelivered"] = undelivered
     sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
 
 
@@ -252,7 +255,7 @@ def _recipe_text(sweep: Sweep, number: int) -> str:
     if sweep.search.first is None:
         lines.append("the recipe itself was not measured by then: this may be worse than it")
     lines += [f"{key}={value}" for key, value in trial.params.items()]
-    lines += ["", "command    python pipelines/run.py --pipeline THIS_FILE"]
+    lines += ["", f"command    python pipelines/run.py --pipeline THIS_FILE{' --smoke' * sweep.study.smoke}"]
     return "".join(f"# {line}".rstrip() + "\n" for line in lines) + _yaml(recipe)
 
 

@@ -21,7 +21,7 @@ from pipelines.settings import Settings
 from sweeps.objectives import Objective
 from sweeps.space import Space
 
-SAMPLERS = ("tpe", "nsga2")
+SAMPLERS = ("tpe", "nsga2", "grid")
 _IDENTITY = "identity"  # of the sweep that a study is of
 _FIRST = 0  # the trial that holds the recipe's own settings
 _ENDS = "ends_at_step"  # note of a trial that its rung ends
@@ -83,7 +83,8 @@ class Search:
         self.study.set_user_attr(_IDENTITY, identity)
         self.study.set_metric_names([objective.label for objective in objectives])
         if not self.study.get_trials(deepcopy=False):
-            self.study.enqueue_trial(space.own(settings))
+            for point in space.grid(settings) if sampler == "grid" else [space.own(settings)]:
+                self.study.enqueue_trial(point)
         self._running: dict[int, Trial] = {}
         self.requeue()
 

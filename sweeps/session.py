@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-import typer
 from alembic.util.exc import CommandError
 from optuna.exceptions import OptunaError
 from sqlalchemy.exc import SQLAlchemyError
 
+from data.command_line import say_error
 from data.redact import redact
-from pipelines.cli import DONE, FAILED
-from pipelines.devices import local_resources
+from pipelines.commands.options import DONE, FAILED
+from pipelines.compute.devices import local_resources
 from pipelines.interrupt import StopRequest
 from pipelines.number_text import SMOKE_PREFIX
 from pipelines.plan import make_plan
 from pipelines.problems import BadInput, Problem, first_line
-from pipelines.provenance import provenance
-from pipelines.store import Store
+from pipelines.provenance import Origin, facts, origin
 from pipelines.terminal import Terminal
+from pipelines.trial import Trial
 from pipelines.usage import INTERRUPTED
+from pipelines.workdir.store import Store
 from sweeps.note import RECIPE_FILE, SPACE_FILE, Note, names, new_identity, sweep_folder
 from sweeps.results import (
     Importances,
@@ -42,7 +43,7 @@ from sweeps.shape import check_shape, fitting
 from sweeps.sweep import Study, Sweep
 
 if TYPE_CHECKING:
-    from pipelines.tracking import Tracker
+    from pipelines.tracking.courier import Courier
 
 
 @dataclass(frozen=True)
@@ -53,46 +54,73 @@ class Session:
     study: Study
     store: Store
     tracking_uri: str
-    artifacts: Path | None  # where a local tracking store keeps files
     concurrent: int | None  # None: as many as the cluster has room for
     ray_address: str | None
+    trust_checkpoint: bool
     terminal: Terminal
     stop: StopRequest
     command: Callable[[str], str]  # that goes on with the sweep of a name
 
     def run(self, resume: str | None, *, as_json: bool) -> int:
         """Searches, tells how it went, and returns the exit code."""
+        from pipelines.tracking.courier import Courier
+        from pipelines.tracking.delivery import Server
+        from pipelines.tracking.handover import bring_leftovers
+
+        server = Server(self.store.workdir, self.tracking_uri)
+        bring_leftovers(server, self.terminal, self.stop)
         name, sweep = self._open(resume)
-        folder, again = sweep_folder(self.store, name), self.command(name)
-        say = self.terminal.say
-        say(f"sweep {name}: {self.note.trials} trials of {self.study.recipe.name}")
-        say(f"objectives {', '.join(self.note.objectives)}; to go on after a stop: {again}")
-        try:
-            run_id, status, best, mattered = self._search(sweep, name, folder)
-        except BadInput:  # before the first trial
-            if resume is None:
-                self._forget(name)
-            raise
-        except self._tracking_errors() as error:
-            sweep.search.requeue()
-            line = f"error: sweep {name}: MLflow or its disk failed: {first_line(error)}"
-            typer.echo(redact(f"{line}; finished trials are kept, to go on: {again}"), err=True)
-            if as_json:
-                print_json(name, None, "failed", sweep, None)
-            return FAILED
+        self.terminal.say(f"sweep {name}: {self.note.trials} trials of {self.study.recipe.name}")
+        self.terminal.say(f"objectives {', '.join(self.note.objectives)}")
+        again = self.command(name)
+        with Courier(server, self.study.experiment, self.terminal.say) as courier:
+            sweep.real = courier.real
+            try:
+                found = self._search(sweep, courier, name, sweep_folder(self.store, name))
+            except BadInput:  # before the first trial
+                if resume is None:
+                    self._forget(name)
+                raise
+            except self._tracking_errors() as error:
+                sweep.search.requeue()
+                line = f"sweep {name}: its disk failed: {first_line(error)}"
+                say_error(f"{line}; finished trials are kept, to go on: {again}")
+                if as_json:
+                    print_json(name, None, "failed", sweep, None)
+                return FAILED
+            return self._tell(sweep, courier, name, *found, as_json=as_json)
+
+    def _tell(
+        self,
+        sweep: Sweep,
+        courier: "Courier",
+        name: str,
+        run_id: str,
+        status: str,
+        best: Path | None,
+        mattered: Importances,
+        *,
+        as_json: bool,
+    ) -> int:
+        """Says how it went, waits for MLflow to have all of it, and returns the exit code."""
+        from pipelines.tracking.handover import settle
+
+        say, again = self.terminal.say, self.command(name)
         say_results(sweep, mattered, self.terminal)
         if self.study.smoke and status == "done":
             say("smoke: everything ran; none of these figures is a result", "yellow")
+        left = settle(courier, self.terminal, self.stop, again)
         best = best and publish_best(best, self.store.workdir)
+        folder = sweep_folder(self.store, name)
         say_where(self.terminal, sweep, best, folder, redact(self._storage(name)))
         say(redact(f"tracking   {self.tracking_uri}, run {run_id}"))
         if status == "failed":
             why = sweep.broken or "no trial succeeded"
-            typer.echo(redact(f"error: sweep {name}: {why}; to go on: {again}"), err=True)
+            say_error(f"sweep {name}: {why}; to go on: {again}")
         elif status == "interrupted":
             say(f"interrupted; nothing finished is lost. To go on: {again}")
         if as_json:
-            print_json(name, run_id, status, sweep, best)
+            print_json(name, run_id, status, sweep, best, undelivered=left)
         return {"done": DONE, "failed": FAILED, "interrupted": INTERRUPTED}[status]
 
     def _open(self, resume: str | None) -> tuple[str, Sweep]:
@@ -159,7 +187,7 @@ class Session:
         shutil.rmtree(sweep_folder(self.store, name), ignore_errors=True)
 
     def _tracking_errors(self) -> tuple[type[Exception], ...]:
-        from pipelines.tracking import TRACKING_ERRORS
+        from pipelines.tracking.tracker import TRACKING_ERRORS
 
         return TRACKING_ERRORS
 
@@ -173,22 +201,26 @@ class Session:
             raise BadInput([Problem("--resume", given, "figures would not compare: start a new sweep")])
         return now
 
-    def _search(self, sweep: Sweep, name: str, folder: Path) -> tuple[str, str, Path | None, Importances]:
+    def _search(
+        self, sweep: Sweep, courier: "Courier", name: str, folder: Path
+    ) -> tuple[str, str, Path | None, Importances]:
         """Runs what trials there are to run.
 
         Returns the sweep's MLflow run, how it ended, the best trial's recipe, and which settings mattered.
         """
-        from pipelines.tracking import Trial
+        from pipelines.tracking.handover import wait_for_others
 
+        send, tracker = courier.send, courier.tracker
         with ExitStack() as stack:
-            concurrent = self._connect(stack) if sweep.has_work else 0
-            tracker, run_id = self._open_run(name, sweep.search.identity)
-            sweep.on_pruned = lambda run, why: tracker.close(run, "pruned", why)
-            sweep.on_lost = lambda job, why: tracker.fail_trial(
-                Trial(name, run_id, job.number, job.seed, rung=None), why
+            concurrent, code = self._connect(stack) if sweep.has_work else 0, origin()
+            run_id = self._open_run(courier, name, sweep.search.identity, code)
+            self.terminal.say(f"to go on after a stop: {self.command(name)}")
+            sweep.on_pruned = lambda run, why: send(tracker.close, run, "pruned", why)
+            sweep.on_lost = lambda job, why: send(
+                tracker.fail_trial, Trial(name, run_id, job.number, job.seed, rung=None), why
             )
             if concurrent:
-                self._tune(sweep, name, folder, run_id, concurrent)
+                self._tune(sweep, name, folder, run_id, code, concurrent)
         sweep.search.requeue()
         status = "done" if sweep.search.finished else "failed"
         if sweep.broken:
@@ -198,13 +230,14 @@ class Session:
         best, mattered = write_recipes(sweep, folder), what_mattered(sweep)
         files = [folder / SPACE_FILE, write_trials(sweep, folder), *([best] if best else [])]
         pictures = write_pictures(sweep, mattered, folder)
-        tracker.sweep_results(run_id, _figures(sweep), markdown(sweep, mattered), files, pictures)
-        tracker.close(run_id, status, sweep.broken)
+        wait_for_others(courier)  # trials' processes, which end with Ray
+        send(tracker.sweep_results, run_id, _figures(sweep), markdown(sweep, mattered), files, pictures)
+        send(tracker.close, run_id, status, sweep.broken)
         return run_id, status, best, mattered
 
     def _connect(self, stack: ExitStack) -> int:
         """Starts or joins Ray, which is imported only now. Returns how many trials run at a time."""
-        from pipelines import cluster
+        from pipelines.compute import cluster
 
         settings = self.study.settings(self.study.recipe)
         local, threads = local_resources(settings), settings.compute.cpus_per_worker
@@ -218,19 +251,28 @@ class Session:
         self.stop.arm()  # Ray takes SIGTERM for itself
         return concurrent
 
-    def _open_run(self, name: str, identity: str) -> tuple["Tracker", str]:
+    def _open_run(self, courier: "Courier", name: str, identity: str, code: Origin) -> str:
         """The sweep's run in MLflow. Raises BadInput when MLflow does not take it."""
-        from pipelines.tracking import TRACKING_ERRORS, Tracker
+        from pipelines.tracking.delivery import UndeliveredError
+        from pipelines.tracking.tracker import TRACKING_ERRORS
 
-        tags = provenance() | ({"atjem.smoke": "true"} if self.study.smoke else {})
+        tags = facts(code.commit) | ({"atjem.smoke": "true"} if self.study.smoke else {})
+        if self.trust_checkpoint:
+            tags["atjem.trust_checkpoint"] = str(self.study.recipe.settings.model.checkpoint)
+        tags["atjem.workdir_id"] = self.store.identity()
+        tracker, workdir = courier.tracker, str(self.store.workdir)
         try:
-            tracker = Tracker(self.tracking_uri, self.study.experiment, self.artifacts)
-            return tracker, tracker.open_sweep(name, identity, self._params(), tags, str(self.store.workdir))
-        except TRACKING_ERRORS as error:
+            tracker.close_orphans(self.store.identity())
+            run_id = courier.open(tracker.open_sweep, name, identity, self._params(), tags, workdir)
+        except (*TRACKING_ERRORS, UndeliveredError) as error:
             problem = Problem("--tracking-uri", self.tracking_uri, f"MLflow says: {first_line(error)}")
             raise BadInput([problem]) from error
+        courier.start()
+        return run_id
 
-    def _tune(self, sweep: Sweep, name: str, folder: Path, run_id: str, concurrent: int) -> None:
+    def _tune(
+        self, sweep: Sweep, name: str, folder: Path, run_id: str, code: Origin, concurrent: int
+    ) -> None:
         from sweeps.trial import Place
         from sweeps.tuning import Mail, tune
 
@@ -241,11 +283,12 @@ class Session:
             self.store,
             self.tracking_uri,
             self.study.experiment,
-            self.artifacts,
             run_id,
+            code,
             self.study.nodes,
             self.study.score,
             self.study.smoke,
+            self.trust_checkpoint,
             sweep.mail.box,
         )
         self.terminal.say(f"{concurrent} trial{'s' * (concurrent > 1)} at a time")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pipelines.devices import check_resources
+from pipelines.compute.devices import check_resources
 from pipelines.problems import Problem
 from pipelines.settings import Settings
 

@@ -3,16 +3,17 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
 from pipelines.problems import BadInput, Problem
-from pipelines.recipe import load_recipe, numbers
+from pipelines.recipe import LARGEST_FILE, load_recipe, numbers
 from pipelines.settings import Settings, flatten
+from pipelines.yaml_text import read_yaml
 from sweeps.parameter import Parameter, read_parameter, scalar
 from sweeps.rungs import Rungs, read_rungs
 
@@ -49,6 +50,18 @@ class Space:
         flat = flatten(settings)
         return {p.name: p.own for p in self.parameters if p.holds(flat)}
 
+    def grid(self, settings: Settings) -> list[dict[str, Any]]:
+        """Every point of a space of choices, once; the recipe itself first. Of a range, its ends alone."""
+        flat, points = flatten(settings), [self.own(settings)]
+        for values in product(*(parameter.extremes for parameter in self.parameters)):
+            chosen: dict[str, Any] = {}
+            for parameter, value in zip(self.parameters, values, strict=True):
+                if parameter.holds(flat | chosen):
+                    chosen[parameter.name] = value
+            if chosen not in points:
+                points.append(chosen)
+        return points
+
 
 def as_override(name: str, value: Any) -> str:
     """A value as `--set` takes it. Lists are text already: Optuna's choices are scalars."""
@@ -58,9 +71,13 @@ def as_override(name: str, value: Any) -> str:
 def read_text(path: Path, where: str) -> str:
     """A small file. Raises BadInput when it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(LARGEST_FILE)
     except (OSError, ValueError) as error:
-        raise BadInput([Problem(where, repr(str(path)), f"{error}; give a .yaml file")]) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(
+            [Problem(where, repr(str(path)), f"{reason}; give a .yaml file that is there")]
+        ) from error
 
 
 def parse_space(
@@ -71,8 +88,8 @@ def parse_space(
     Raises BadInput when the text is no space at all.
     """
     try:
-        values = numbers(yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        values = numbers(read_yaml(text))
+    except ValueError as error:
         raise BadInput([Problem(where, f"not readable as YAML: {error}", "mend the file")]) from error
     if not isinstance(values, dict) or not isinstance(values.get("settings"), dict) or not values["settings"]:
         allowed = "it must hold `settings:`, and below it names of settings with their ranges"

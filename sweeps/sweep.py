@@ -93,6 +93,7 @@ class Sweep:
     on_change: Callable[[], object] = lambda: None  # called when a trial has ended
     on_pruned: Callable[[str, str], object] = lambda run_id, why: None  # with a trial's MLflow run
     on_lost: Callable[[Job, str], object] = lambda job, why: None  # with a job whose process died
+    real: Callable[[str | None], str | None] = lambda run_id: run_id  # MLflow's id of a run
     mail: "Mail | None" = None  # once Ray runs
     running: set[str] = field(default_factory=set)
     broken: str = ""  # why no trial of this sweep can succeed
@@ -145,6 +146,8 @@ class Sweep:
         for name, message in self.mail.progress().items():
             if "ended" in message:
                 self.terminal.gone(name)
+            elif "said" in message:
+                self.terminal.say(f"{name.partition(':')[0]}: {message['said']}", "yellow")
             elif name.partition(":")[0] in self.running:
                 self.terminal.progress(name, message)
         if (self.stop.count or self.broken) and not self._passed_on:

@@ -14,16 +14,20 @@ import ray
 from ray.tune import Trainable
 
 from data.redact import redact
-from pipelines.channel import open_mailbox
+from pipelines.compute.channel import open_mailbox
 from pipelines.plan import make_plan
 from pipelines.problems import BadInput, first_line
-from pipelines.record import Recorder
+from pipelines.provenance import Origin, trust_tag
 from pipelines.runner import Outcome, Runner
-from pipelines.store import Store
 from pipelines.terminal import Terminal
-from pipelines.tracking import TRACKING_ERRORS, Tracker, Trial
+from pipelines.tracking.courier import Courier
+from pipelines.tracking.delivery import Server
+from pipelines.tracking.record import Recorder
+from pipelines.trial import Trial
+from pipelines.workdir.store import Store
 from sweeps.jobs import Job, Level, Result
 
+_END_SECONDS = 10.0  # that MLflow gets for the last records of a process
 _ASK_SECONDS = 1.0  # between looks whether the sweep is to stop
 RESULT = "result"  # where Ray Tune carries a `Result`
 LOGS = "trials"  # folder of the trials' own lines, in the sweep's
@@ -38,11 +42,12 @@ class Place:
     store: Store
     tracking_uri: str
     experiment: str
-    artifacts: Path | None
     sweep_run: str
+    origin: Origin
     nodes: tuple[str, ...]  # that measure the objectives
     score: str  # the metric of the rungs
     smoke: bool
+    trust_checkpoint: bool
     mailbox: Any
 
 
@@ -52,7 +57,7 @@ class PipelineTrial(Trainable):
     def setup(self, config: dict[str, Any], place: Place | None = None) -> None:
         assert place is not None
         self.place = place
-        self.tracker: Tracker | None = None
+        self.courier: Courier | None = None  # of one run after another too
         self.mailbox = open_mailbox()  # of one run after another: an actor takes a second to start
         self.reset_config(config)
 
@@ -66,16 +71,30 @@ class PipelineTrial(Trainable):
         level = self.job.levels[self.level]
         self.level += 1
         try:
-            if self.tracker is None:
-                place = self.place
-                self.tracker = Tracker(place.tracking_uri, place.experiment, place.artifacts)
-            result = run_level(self.place, self.job, level, self.tracker, self.mailbox)
+            if self.courier is None:
+                server = Server(self.place.store.workdir, self.place.tracking_uri)
+                self.courier = Courier(server, self.place.experiment, self._say)
+                self.courier.start()  # MLflow may be away by now
+            result = run_level(self.place, self.job, level, self.courier, self.mailbox)
         except BadInput as error:
             result = Result("failed", level.step, cause=redact(first_line(error)))
-        except TRACKING_ERRORS as error:
+        except OSError as error:
             self.mailbox = open_mailbox()  # stages that were ended may still write to the other
-            result = Result("broken", level.step, cause=f"MLflow or its disk: {redact(first_line(error))}")
+            result = Result("broken", level.step, cause=f"the disk failed: {redact(first_line(error))}")
         return {"done": result.outcome != "rung", RESULT: result}
+
+    def cleanup(self) -> None:
+        """Leaves to the sweep's driver what MLflow does not have in a moment."""
+        if self.courier is not None:
+            self.courier.wait(lambda: bool(self.courier and self.courier.away), _END_SECONDS)
+            self.courier.close()
+
+    def _say(self, text: str, style: str | None = None) -> None:
+        """In the log of the trial that runs; what is amiss, on the sweep's screen too."""
+        with _log(self.place, self.job).open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+        if style is not None:
+            self.place.mailbox.put.remote(f"{self.job.label}: MLflow", {"said": text}, [])
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: stages keep their own checkpoints."""
@@ -83,21 +102,35 @@ class PipelineTrial(Trainable):
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None: ...
 
 
-def run_level(place: Place, job: Job, level: Level, tracker: Tracker, mailbox: Any) -> Result:
+def _log(place: Place, job: Job) -> Path:
+    file = place.folder / LOGS / f"{job.label.replace(', ', '-').replace(' ', '-')}.log"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def run_level(place: Place, job: Job, level: Level, courier: Courier, mailbox: Any) -> Result:
     """Runs what of a level is not there yet. mailbox: that its stages report to."""
     ray.get(mailbox.take.remote())  # what the run before left unread
-    plan = make_plan(level.settings, place.store, only=place.nodes, smoke=place.smoke)
+    plan = make_plan(
+        level.settings,
+        place.store,
+        only=place.nodes,
+        smoke=place.smoke,
+        trust_checkpoint=place.trust_checkpoint,
+    )
     trial = Trial(place.name, place.sweep_run, job.number, job.seed, level.step)
-    recorder = Recorder(tracker, job.recipe, job.title, plan, place.store.workdir, alone=False, trial=trial)
-    log = place.folder / LOGS / f"{job.label.replace(', ', '-').replace(' ', '-')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
+    recorder = Recorder(
+        courier, job.recipe, job.title, plan, place.store, place.origin, alone=False, trial=trial
+    )
+    if trust := trust_tag(plan):
+        recorder.send(courier.tracker.tag, recorder.run_id, trust)
+    with _log(place, job).open("a", encoding="utf-8") as file:
         terminal, stop = _TrialTerminal(file, place.mailbox, job.label), _Wish(place.mailbox)
         outcome = Runner(plan, place.store, recorder, terminal, stop, mailbox).run()
     result = Result(
         "rung" if level.step is not None else "done",
         level.step,
-        run_id=recorder.run_id,
+        run_id=str(courier.real(recorder.run_id)),
         fingerprint=plan.fingerprint,
         executed=tuple(name for name, status in outcome.status.items() if status in ("ran", "resumed")),
         failed=tuple(outcome.failed),
@@ -120,7 +153,7 @@ def run_level(place: Place, job: Job, level: Level, tracker: Tracker, mailbox: A
         recorder.close("done", "")
     elif place.score in metrics:
         point = {"step": level.step, f"rung_{place.score}": metrics[place.score]}
-        tracker.points(recorder.run_id, [point], recorder.prefix)
+        courier.send(courier.tracker.points, recorder.run_id, [point], recorder.prefix)
     return replace(result, metrics=metrics)
 
 

@@ -11,7 +11,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from pipelines.channel import open_mailbox
+from pipelines.compute.channel import open_mailbox
 from sweeps.jobs import Job, Result
 from sweeps.trial import RESULT, PipelineTrial, Place
 
@@ -26,7 +26,7 @@ class Mail:
 
     def progress(self) -> dict[str, dict[str, Any]]:
         """The latest reports since the last call, by job and node."""
-        progress, _ = ray.get(self.box.take.remote())
+        progress, _points, _notes = ray.get(self.box.take.remote())
         return dict(progress)
 
     def stop(self) -> None:

@@ -23,6 +23,8 @@ from running import ROOT, Result
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from pipelines.provenance import git_commit
+
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 # A learning rate at which training diverges, and a setting that leaves the trained model alone.
@@ -152,6 +154,7 @@ def test_mlflow_holds_the_sweep_its_trials_and_their_stages_once(swept):
     trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(run.data.tags["atjem.trial"] for run in trials) == [f"{NAME}/{n}" for n in range(TRIALS)]
     assert {run.info.status for run in runs} <= {"FINISHED", "FAILED"}
+    assert {run.data.tags["git.commit"] for run in runs} == {git_commit()}
     stages = [run for run in runs if run.data.tags.get("atjem.stage")]
     assert {run.data.tags["mlflow.parentRunId"] for run in stages} <= {run.info.run_id for run in trials}
     client = MlflowClient(f"sqlite:///{swept.workdir / 'mlflow.db'}")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines.problems import BadInput
-from pipelines.store import Store
+from pipelines.workdir.store import Store
 from sweeps.note import NOTE_FILE, SPACE_FILE, Note, names, read_note, sweep_folder
 
 NOTE = Note(

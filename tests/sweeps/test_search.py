@@ -20,13 +20,16 @@ settings:
 rungs: {first: 0.125, factor: 3}
 """
 ONE = (Objective("frechet_distance", maximize=False),)
+CHOICES = """
+settings:
+  stage2.objective: {choices: [dat, at, jem]}
+  stage2.loss.energy_weight: {choices: [1.0, 2.0], when: {stage2.objective: dat}}
+"""
 TWO = (*ONE, Objective("robust_accuracy", maximize=True))
 
 
 @pytest.fixture
 def open_search(tmp_path: Path) -> Callable[..., Search]:
-    space, _ = parse_space(TEXT, "my.yaml", "digits", (), SETTINGS)
-
     def opened(
         file: str = "study.db",
         *,
@@ -35,7 +38,9 @@ def open_search(tmp_path: Path) -> Callable[..., Search]:
         num_trials=4,
         sampler="tpe",
         looks=(),
+        text=TEXT,
     ) -> Search:
+        space, _ = parse_space(text, "my.yaml", "digits", (), SETTINGS)
         return Search(
             f"sqlite:///{tmp_path / file}",
             "digits-1",
@@ -178,3 +183,19 @@ def test_repeats_over_seeds_are_remembered(open_search):
     search.note_repeat(0, 1, {"values": [0.1, 0.5]})
     search.note_repeat(0, 2, {"cause": "diverged"})
     assert open_search(num_trials=1).repeats(0) == {1: {"values": [0.1, 0.5]}, 2: {"cause": "diverged"}}
+
+
+def test_a_grid_is_every_point_once_and_the_recipe_first(open_search):
+    search = open_search(sampler="grid", num_trials=4, text=CHOICES)
+    weight, objective = "stage2.loss.energy_weight", "stage2.objective"
+    points = []
+    while asked := search.ask():
+        points.append(asked.values)
+        search.tell(asked.number, [1.0, 1.0], {})
+        search = open_search(sampler="grid", num_trials=4, text=CHOICES)
+    assert points == [
+        {objective: "dat", weight: 1},
+        {objective: "dat", weight: 2},
+        {objective: "at"},
+        {objective: "jem"},
+    ]

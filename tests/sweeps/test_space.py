@@ -86,7 +86,6 @@ def test_multiples_of_the_recipes_own_value_keep_its_type():
         ("stage2.objective", {"choices": ["dat"]}, "two or more"),
         ("stage2.objective", {"choices": ["dat", datetime.date(2020, 1, 1)]}, "must be words, numbers"),
         ("stage2.objective", {"choices": ["dat", [datetime.date(2020, 1, 1)]]}, "must be words, numbers"),
-        ("stage2.loss.energy_weight", {"low": 0.1, "high": 10**400}, "low and high must be numbers"),
         ("stage2.contrastive.max_steps", {"times": [1, 1.0e308]}, "two factors"),
         ("stage2.loss.energy_weight", {"low": 0.1, "high": 2, "step": 1e-320}, "step"),
         ("stage2.objective", {"choices": ["at", "jem"]}, "leave out the recipe's own 'dat'"),

@@ -26,7 +26,7 @@ def test_its_space_is_accepted():
 def test_its_options_are_those_of_the_command():
     known = set(re.findall(r"--[a-z-]+", CliRunner().invoke(app_of(tune), ["--help"]).output))
     commands = re.findall(r"^python sweeps/tune_pgd.py (.*?)(?:#.*)?$", README, flags=re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         assert {word for word in shlex.split(command) if word.startswith("--")} <= known
     assert set(re.findall(r"`(--[a-z-]+)", README)) <= known | {"--allow"}  # of compare
