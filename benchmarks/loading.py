@@ -41,7 +41,7 @@ from data.part import Job
 from data.shards import MANIFEST_FILE, SCHEMA, Dataset
 from data.sources.base import folder_source
 from data.sources.named import photographs_source
-from data.stream import Ahead
+from data.stream import Ahead, rank_part
 
 ROUNDS, BATCH = 5, 128
 PARTS = ("small", "large", "prepare", "memory", "first")
@@ -181,7 +181,7 @@ def stream(images: object, augment: str, batch_size: int = BATCH) -> Stream:
         seed=0,
         batch_size=batch_size,
         augment=augment,
-        part=slice(0, batch_size),
+        part=rank_part(batch_size, 0, 1),
         device=torch.device("cpu"),
     )
 

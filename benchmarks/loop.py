@@ -23,12 +23,13 @@ import ray.train.torch
 import torch
 
 from atjem.learner import Learner
-from pipelines.channel import MailReporter, open_mailbox
-from pipelines.cluster import session
+from pipelines.compute.channel import MailReporter, open_mailbox
+from pipelines.compute.cluster import session
+from pipelines.compute.team import run_workers
 from pipelines.context import StageContext, select
 from pipelines.graph import build_graph
 from pipelines.recipe import load_recipe
-from pipelines.stages import train_stage2, training
+from pipelines.stages import train_stage2, training_loop
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, ROUNDS = 200, 3
@@ -44,9 +45,9 @@ def main() -> None:
     Learner.step = timed(Learner.step, spent, "steps")  # type: ignore[method-assign]
     batches = train_stage2._batches
     train_stage2._batches = lambda context: timed(batches(context), spent, "batches")
-    training._make_learner = timed(training._make_learner, spent, "set-up")
+    training_loop._make_learner = timed(training_loop._make_learner, spent, "set-up")
     print(f"{'':8}{'steps':>10}{'batches':>10}{'loop':>10}{'share of steps':>16}")
-    with session(None, 2, 0):
+    with session(None, 2, 0, 1):
         for number in range(ROUNDS):
             spent.clear()
             report = MailReporter(open_mailbox(), "train_stage2")
@@ -77,7 +78,7 @@ def make_context(folder: Path, data: Path, start: Path, report: MailReporter) ->
     node = build_graph(settings)["train_stage2"]
     roles = {"data": data, "start": start}
     own = select(settings, node.reads)
-    return StageContext(own, roles, folder / "artifact", folder / "checkpoints", report, {})
+    return StageContext(own, roles, folder / "artifact", folder / "checkpoints", report, {}, run_workers)
 
 
 def timed(function: Callable[..., Any], spent: dict[str, float], name: str) -> Callable[..., Any]:

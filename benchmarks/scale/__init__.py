@@ -1,0 +1,1 @@
+"""The model of docs/scaling.md: work counted, time and traffic modelled, what this machine measures."""
