@@ -5,7 +5,7 @@ PORT ?= 5000
 RUNS ?= runs
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt
 
-.PHONY: help demo test test-all lint bench ui pictures clean
+.PHONY: help demo test test-all lint bench ui docs pictures clean
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
@@ -20,7 +20,7 @@ help:  ## Show this list
 
 .venv/.installed-test: .venv/.installed
 	@echo "installing the test tools into .venv"
-	$(INSTALL) -e '.[test]'
+	$(INSTALL) -e '.[test,docs]'
 	@touch $@
 
 demo: .venv/.installed  ## Install, run the digits recipe, print its metrics
@@ -28,8 +28,8 @@ demo: .venv/.installed  ## Install, run the digits recipe, print its metrics
 
 # Two Ray clusters on one host disturb each other, so only tests without one run two at a time.
 test: .venv/.installed-test lint  ## Lint and run the suite that CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not gpu" -n 2
-	$(BIN)/python -m pytest -m "ray and not faults and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not gpu" -n 2 --durations=40
+	$(BIN)/python -m pytest -m "ray and not faults and not gpu" --durations=40
 
 test-all: .venv/.installed-test lint  ## The suite with the fault tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" -n 2
@@ -49,6 +49,10 @@ ui: .venv/.installed  ## MLflow UI of runs/ on 127.0.0.1:5000 (others: make ui P
 	PYTHONWARNINGS=ignore MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
 	  $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///$(abspath $(RUNS)/mlflow.db)
+
+docs: .venv/.installed-test  ## Build the pages of docs/ into docs/_build, warnings as errors
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+	@echo "pages: docs/_build/index.html"
 
 pictures: .venv/.installed-test  ## Take docs/*.png of the full digits run and a changed one (5 minutes each, once)
 	$(BIN)/python pipelines/run.py --pipeline digits

@@ -1,6 +1,8 @@
 """Running the command line as a user does; imported by tests of several rooms."""
 
 import json
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,20 @@ class Result:
         return [line for line in self.err.splitlines() if line.startswith("error:")]
 
 
-def reduced_arguments(workdir: Path, **changed: object) -> list[str]:
+def copy_project(folder: Path, *below: str) -> None:
+    """Copies what git tracks or would track of the project, or of some of its folders."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", *below],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+
+def reduced_arguments(workdir: Path | str, **changed: object) -> list[str]:
     """Options for the reduced recipe; `changed` overrides by names with dots written as __."""
     settings = REDUCED | {name.replace("__", "."): value for name, value in changed.items()}
     sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
@@ -16,16 +15,12 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from PIL import Image
-from running import REDUCED, ROOT
+from reader import COMMANDS, README, SHELL, SMALLER, find, run
+from running import ROOT
+from servers import s3_environment, s3_server
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-# A reader's shell, also when `make test` runs this.
-SHELL = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-# Settings that a reader would not give: they make a run of minutes or hours one of seconds.
-SMALLER = REDUCED | {"evaluate.robust.attack": "autoattack"}
 OWN = {
     "model.arch": "wrn-10-1",
     "stage1.steps": 2,
@@ -37,43 +32,6 @@ OWN = {
     "compute.cpus_per_worker": 1,
 }
 CLUSTER = {"compute.num_workers": 1, "compute.gpus_per_worker": 0, "compute.cpus_per_worker": 1}
-
-
-def _commands() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [
-        re.sub(r"\s+#.*| {2,}", lambda m: "" if "#" in m[0] else " ", line).strip() for line in lines if line
-    ]
-
-
-COMMANDS = _commands()
-RUNS = [command for command in COMMANDS if "pipelines/run.py" in command]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Where a reader stands: the project's folder, with a `runs/` and images of their own."""
-    place = tmp_path_factory.mktemp("project")
-    for name in ("pipelines", "atjem", "data", "sweeps", "Makefile", "pyproject.toml", ".venv"):
-        if (ROOT / name).exists():
-            (place / name).symlink_to(ROOT / name)
-    rng = np.random.default_rng(0)
-    for index in range(60):
-        folder = place / "IMAGES" / ("cat" if index % 2 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return place
-
-
-def _run(command: str, place: Path, extra: dict[str, object] | None = None) -> subprocess.CompletedProcess:
-    words = shlex.split(command)
-    assert words[0] == "python"
-    words[0] = sys.executable
-    if "pipelines/run.py" in words:
-        for name, value in (extra or {}).items():
-            words += ["--set", f"{name}={value}"]
-    return subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture
@@ -91,27 +49,25 @@ def ray_cluster() -> Iterator[str]:
         _end(head)
 
 
+@pytest.mark.faults
 def test_cluster(ray_cluster, place, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    command = _find("--ray-address").replace("HOST:PORT", ray_cluster)
-    done = _run(f"{command} --smoke --until preprocess", place, CLUSTER)
+    command = find("--ray-address").replace("HOST:PORT", ray_cluster)
+    done = run(f"{command} --smoke --until preprocess", place, CLUSTER)
     assert done.returncode == 0, done.stderr
     assert (place / "SHARED" / "runs" / "artifacts" / "preprocess").is_dir()
 
 
-def _find(part: str) -> str:
-    (command,) = [command for command in COMMANDS if part in command]
-    return command
-
-
-@pytest.fixture(scope="module")
-def demo(place) -> subprocess.CompletedProcess:
-    """What `make demo` runs, with fewer steps."""
-    assert "make demo" in COMMANDS
-    said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, env=SHELL, capture_output=True, text=True).stdout
-    command = said.strip().splitlines()[-1].replace(".venv/bin/python", "python")
-    assert f"`{command}`" in README
-    return _run(command, place, SMALLER)
+def test_object_store(place, tmp_path, monkeypatch):
+    with s3_server(tmp_path) as port:
+        for name, value in s3_environment(port, tmp_path / "cache").items():
+            monkeypatch.setenv(name, value)
+        command = find("--workdir s3://").replace("BUCKET", "lab")
+        done = run(f"{command} --smoke --plan", place)
+        assert done.returncode == 0, done.stderr
+        assert "--plan has started nothing" in done.stdout
+        done = run(f"{command.partition('--tracking-uri')[0]} --smoke", place)
+        assert "MLflow server" in done.stderr
 
 
 def test_every_command_is_known():
@@ -124,13 +80,17 @@ def test_every_command_is_known():
         "make ui",
         "compare RUN RUN RUN",
         "compare RUN RUN --metric",
+        "reproduce RUN",  # tests/pipelines/test_reproduce.py
         "tune_pgd.py --pipeline digits",
         "tune_pgd.py --resume",
         "imagenet256 --plan",
         "imagenet256 --smoke",
         "cifar10 --set data.root=DATASETS",
         "digits --status",
+        "pipelines deliver",
+        "deliver --tracking-uri",
         "--ray-address",
+        "--workdir s3://BUCKET/runs",
         "data.in=IMAGES",
         "data.export runs/artifacts/sample/FINGERPRINT --npz",
         "data.export runs/artifacts/sample/FINGERPRINT --png",
@@ -150,40 +110,34 @@ def test_demo_ends_with_the_metrics_and_where_to_look(demo):
     assert "make ui" in demo.stdout
 
 
-@pytest.fixture(scope="module")
-def changed(demo, place) -> list[subprocess.CompletedProcess]:
-    """The plan of a changed setting, and the run."""
-    commands = [command for command in RUNS if "contrastive.step_size" in command]
-    return [_run(command, place, SMALLER) for command in commands]
-
-
-def test_change_and_plan(changed):
-    assert len(changed) == 2
-    for done in changed:
+def test_change_and_plan(changed_demo):
+    assert len(changed_demo) == 2
+    for done in changed_demo:
         assert done.returncode == 0, done.stderr
         assert "train_stage1" in done.stdout
         assert "changed setting: stage2.contrastive.step_size" in done.stdout
 
 
-def test_compare(changed, place):
+def test_compare(changed_demo, place):
     client = MlflowClient(f"sqlite:///{place}/runs/mlflow.db")
     experiment = client.get_experiment_by_name("digits").experiment_id
     query = "tags.`atjem.kind` = 'pipeline' AND tags.`atjem.status` = 'done'"
     runs = " ".join(run.info.run_id for run in client.search_runs([experiment], query)[:2])
-    done = _run(_find("compare RUN RUN RUN").replace("RUN RUN RUN", runs), place)
+    done = run(find("compare RUN RUN RUN").replace("RUN RUN RUN", runs), place)
     assert done.returncode == 0, done.stderr
     assert "stage2.contrastive.step_size=0.2" in done.stdout
-    done = _run(_find("compare RUN RUN --metric").replace("RUN RUN", runs), place)
+    done = run(find("compare RUN RUN --metric").replace("RUN RUN", runs), place)
     (columns,) = json.loads(done.stdout.splitlines()[-1])["metrics"].values()
     assert [column["num"] for column in columns] == [1, 1]
 
 
+@pytest.mark.faults
 def test_search(place):
-    command = _find("tune_pgd.py --pipeline digits").replace("--trials 20 --seeds 3", "--trials 1 --smoke")
-    done = _run(command, place)
+    command = find("tune_pgd.py --pipeline digits").replace("--trials 20 --seeds 3", "--trials 1 --smoke")
+    done = run(command, place)
     assert done.returncode == 0, done.stderr
     assert (place / "runs" / "best.yaml").is_file()
-    done = _run(_find("tune_pgd.py --resume").replace("digits-1", "digits-smoke-1"), place)
+    done = run(find("tune_pgd.py --resume").replace("digits-1", "digits-smoke-1"), place)
     assert done.returncode == 0, done.stderr
     assert "1 done" in done.stdout
 
@@ -191,16 +145,24 @@ def test_search(place):
 def test_export(demo, place):
     samples = next((place / "runs/artifacts/sample").glob("[!.]*/manifest.json")).parent
     for option in ("--npz", "--png"):
-        done = _run(_find(f"FINGERPRINT {option}").replace("FINGERPRINT", samples.name), place)
+        done = run(find(f"FINGERPRINT {option}").replace("FINGERPRINT", samples.name), place)
         assert done.returncode == 0, done.stderr
     with np.load(place / "samples.npz") as stored:
         assert len(stored["arr_0"]) == len(list((place / "FOLDER").iterdir()))
 
 
 def test_status(demo, place):
-    done = _run(_find("--status"), place, SMALLER)
+    done = run(find("--status"), place, SMALLER)
     assert done.returncode == 0
     assert "finished" in done.stdout
+
+
+@pytest.mark.parametrize("part", ["", " --tracking-uri URI"], ids=["own", "another"])
+def test_deliver(demo, place, part):
+    command = f"python -m pipelines deliver{part}"
+    assert command in COMMANDS
+    done = run(command.replace("URI", f"sqlite:///{place / 'other.db'}"), place)
+    assert (done.returncode, done.stdout) == (0, "nothing is left to deliver\n")
 
 
 def test_ui_answers(demo, place):
@@ -246,28 +208,33 @@ def _end(process: subprocess.Popen) -> None:
         process.wait(timeout=20)
 
 
+def test_plan_of_a_recipe_without_data(place):
+    assert run(find("imagenet256 --plan"), place).returncode == 0
+
+
+@pytest.mark.faults
 def test_recipe_without_data(place):
-    assert _run(_find("imagenet256 --plan"), place).returncode == 0
-    done = _run(_find("imagenet256 --smoke"), place)
+    done = run(find("imagenet256 --smoke"), place)
     assert done.returncode == 0, done.stderr
     assert "none of these figures is a result" in done.stdout
 
 
 def test_recipe_with_data_names_what_is_missing(place):
-    done = _run(_find("cifar10 --set data.root=DATASETS"), place)
+    done = run(find("cifar10 --set data.root=DATASETS"), place)
     assert done.returncode == 2
     assert "DATASETS/cifar-10-batches-py does not exist; run python -m data.get cifar10" in done.stderr
     assert "evaluate.inception_weights: WEIGHTS; no such file" in done.stderr
 
 
+@pytest.mark.faults
 def test_own_images(place):
-    done = _run(f"{_find('data.in=IMAGES')} --until train_stage2", place, SMALLER | OWN)
+    done = run(f"{find('data.in=IMAGES')} --until train_stage2", place, SMALLER | OWN)
     assert done.returncode == 0, done.stderr
 
 
 def test_prepare_and_check(place):
-    assert _run(_find("data.prepare"), place).returncode == 0
-    done = _run(_find("data.check"), place)
+    assert run(find("data.prepare"), place).returncode == 0
+    done = run(find("data.check"), place)
     assert (done.returncode, done.stdout.strip()) == (0, "SHARDS: sound")
 
 
