@@ -47,8 +47,11 @@ class _Mailbox:
 
 
 def open_mailbox() -> Any:
-    """The actor; its lifetime is the driver's, and its node too: others may be preempted."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """The actor; its lifetime is the driver's, and its node too: others may be preempted.
+
+    For what asks for no resources, Ray passes over an affinity that is soft.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
 
 

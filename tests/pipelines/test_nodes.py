@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 from running import ROOT, command, reduced_arguments
+
+from pipelines.compute.channel import open_mailbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults]
 
@@ -25,6 +28,16 @@ def cluster() -> Iterator[Cluster]:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         yield cluster
         cluster.shutdown()
+
+
+def test_mailbox_is_on_the_drivers_node(cluster):
+    cluster.add_node(num_cpus=1)
+    with ray.init(address=cluster.address, log_to_driver=False):
+        nodes = [
+            open_mailbox().__ray_call__.remote(lambda mailbox: ray.get_runtime_context().get_node_id())
+            for _ in range(8)
+        ]
+        assert set(ray.get(nodes)) == {ray.get_runtime_context().get_node_id()}
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
