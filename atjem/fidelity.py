@@ -31,6 +31,7 @@ from atjem.published_files import UNREADABLE, load_tensors
 CLASSIFIER = "atjem-classifier"
 INCEPTION = "inception-v3-compat"
 _LAYERS = {CLASSIFIER: ("features", "logits"), INCEPTION: ("2048", "logits_unbiased")}
+_PRC_BLOCK = 1000  # images whose distances to all others are in memory at a time; no part of the protocol
 _KID_SUBSETS, _KID_SUBSET_SIZE, _PRC_NEIGHBOURS, _ISC_SPLITS = 100, 1000, 3, 10
 _STANDARD = {
     "frechet_distance": "fid",
@@ -249,7 +250,12 @@ def _of_each_image(samples: Features, reference: Features) -> dict[str, float]:
         verbose=False,
     )
     prc = prc_features_to_metric(
-        samples.pooled, reference.pooled, prc_neighborhood=_PRC_NEIGHBOURS, verbose=False
+        samples.pooled,
+        reference.pooled,
+        prc_neighborhood=_PRC_NEIGHBOURS,
+        prc_batch_size=_PRC_BLOCK,
+        save_cpu_ram=True,  # else the distances of 50,000 images to each other are 20 GB at once
+        verbose=False,
     )
     values = kid["kernel_inception_distance_mean"], prc["precision"], prc["recall"]
     return dict(zip(NEED_FEATURES, values, strict=True))

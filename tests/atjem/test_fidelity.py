@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hostile import ask_each
 from PIL import Image
 from torch_fidelity.utils import create_feature_extractor
 
@@ -140,6 +141,23 @@ def test_precision_is_of_the_samples_and_recall_of_the_reference():
     metrics = fidelity_metrics(Features(near.pooled + 1e-3, near.logits), Reference.of(reference))
     assert metrics["feature_precision"] == 1.0
     assert metrics["feature_recall"] == 0.5
+
+
+def test_memory_does_not_grow_with_the_square_of_the_reference():
+    measure = """
+import torch
+from atjem.fidelity import Features, Reference, fidelity_metrics
+
+def ask(num):
+    features = Features(torch.randn(int(num), 4).double(), torch.randn(int(num), 2).double())
+    samples = Features(features.pooled[:100] + 0.1, features.logits[:100])
+    return fidelity_metrics(samples, Reference.of(features))
+"""
+    found = ask_each(measure, {"small": "1000", "large": "12000"})
+    assert found["large"].said.startswith("{"), (
+        found
+    )  # all distances at once would be 1.2 GB, and their copies
+    assert found["large"].megabytes < 700, found
 
 
 def test_class_score_of_undecided_samples_is_one():
