@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from pipelines.compute.worker_start import DRIVER_FOLDER, enter_driver_folder
+from pipelines.compute.worker_start import DRIVER_FOLDER, enter_cluster
 from pipelines.fingerprint import PACKAGES, ROOT, other_files
 from pipelines.interrupt import apart_from_signals
 from pipelines.problems import BadInput, Problem, first_line
@@ -68,7 +68,7 @@ def _runtime_env(folder: str, threads: int) -> dict[str, Any]:
     """folder: with the code. Without one, Ray imports from the driver's folder first, whatever is there."""
     return {
         "working_dir": folder,
-        "worker_process_setup_hook": f"{enter_driver_folder.__module__}.{enter_driver_folder.__name__}",
+        "worker_process_setup_hook": f"{enter_cluster.__module__}.{enter_cluster.__name__}",
         "env_vars": {
             DRIVER_FOLDER: os.getcwd(),
             "OMP_NUM_THREADS": str(threads),

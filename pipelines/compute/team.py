@@ -10,6 +10,7 @@ from errno import ENOSPC
 from typing import TYPE_CHECKING
 
 import ray
+from ray.exceptions import RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
@@ -86,7 +87,7 @@ class _Team:
                 if starts == _MOST_STARTS:
                     raise
                 why = cause(error)
-            except TrainingFailedError as error:
+            except (TrainingFailedError, RayError) as error:  # a worker's, or its controller's
                 if self.restarts == self.compute.max_restarts or is_final(error):
                     raise
                 self.restarts, starts = self.restarts + 1, 0

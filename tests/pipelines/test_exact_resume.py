@@ -134,7 +134,7 @@ class Training:
     def cut_power_at(self, step: int) -> None:
         """Kills whoever trains, and the process, as soon as the step's checkpoint is there."""
         self.wait_for_step(0)
-        doomed = [psutil.Process(self.process.pid), *ray_workers()]
+        doomed = [psutil.Process(self.process.pid), *ray_processes("RayTrainWorker")]
         self.wait_for_step(step)
         for victim in doomed:
             victim.send_signal(signal.SIGKILL)
@@ -142,10 +142,10 @@ class Training:
         assert checkpoint_steps(self.folder / "checkpoints")[-1][0] == step
 
 
-def ray_workers() -> list[psutil.Process]:
-    """Those of Ray Train that hold the model."""
+def ray_processes(role: str) -> list[psutil.Process]:
+    """Those of Ray Train in a role: "RayTrainWorker" holds the model, "TrainController" looks after them."""
     family = psutil.Process().children(recursive=True)
-    return [member for member in family if member.name().startswith("ray::RayTrainW")]
+    return [member for member in family if member.name().startswith(f"ray::{role}"[:15])]
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +198,21 @@ def test_two_workers_cut_off_end_as_two_that_were_not(cluster, inputs, whole, tm
 
 @pytest.mark.ray
 @pytest.mark.faults
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
-def test_lost_worker_is_replaced_and_the_end_is_the_same(cluster, inputs, whole, tmp_path, sign):
+@pytest.mark.parametrize(
+    ("role", "sign"),
+    [
+        ("RayTrainWorker", signal.SIGKILL),
+        ("RayTrainWorker", signal.SIGSTOP),
+        ("TrainController", signal.SIGKILL),
+    ],
+    ids=["killed", "hanging", "controller"],
+)
+def test_lost_worker_is_replaced_and_the_end_is_the_same(cluster, inputs, whole, tmp_path, role, sign):
     """One of two: killed, or stopped, so that its peer waits for it until it is told that nothing moves."""
     expected = whole("train_stage2", cluster)
     training = Training(tmp_path / "run", cluster, inputs, "train_stage2", 4, "compute.stall_timeout=8")
     training.wait_for_step(8)
-    ray_workers()[-1].send_signal(sign)
+    ray_processes(role)[-1].send_signal(sign)
     assert_equal(training.end(), expected)
     log = training.log.read_text()
     assert "(restart 1 of 2); goes on from its last checkpoint with 2 workers" in log
