@@ -9,6 +9,7 @@ from typing import Any
 from zlib import crc32
 
 from pipelines.number_text import MAIN_METRICS, shown
+from pipelines.paired import Paired, paired_difference
 from pipelines.problems import Problem
 from pipelines.tracking.run_archive import PastRun
 
@@ -40,13 +41,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`refused`: metrics without a figure, and where their protocols differ; `allowed`: where they may."""
+    """`refused`: metrics without a figure, and where their protocols differ; `allowed`: where they may.
+
+    `paired`: of accuracies on the same images, each column's less the first's.
+    """
 
     columns: list[Column] = field(default_factory=list)
     figures: dict[str, list[Figure | None]] = field(default_factory=dict)
     refused: dict[str, Differences] = field(default_factory=dict)
     allowed: dict[str, Differences] = field(default_factory=dict)
     differing: dict[str, list[str | None]] = field(default_factory=dict)
+    paired: dict[str, list[Paired]] = field(default_factory=dict)
 
     def errors(self) -> list[str]:
         """One line for each set of differences that refuses metrics."""
@@ -72,6 +77,8 @@ def compared(runs: Sequence[PastRun], only: Collection[str] = (), allow: Collect
             comparison.refused[name] = refused
         elif differences:
             comparison.allowed[name] = differences
+        elif paired := paired_with_first(name, groups):
+            comparison.paired[name] = paired
         comparison.figures[name] = [None if refused else figure(name, group) for group in groups]
     return comparison
 
@@ -135,6 +142,14 @@ def figure(name: str, runs: Iterable[PastRun]) -> Figure | None:
     if not values:
         return None
     return Figure(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def paired_with_first(name: str, groups: Sequence[Sequence[PastRun]]) -> list[Paired]:
+    """Each group's accuracy less the first's, image by image; none where a run tells none of its."""
+    outcomes = [[run.outcomes.get(name, "") for run in group] for group in groups]
+    if len({len(own) for group in outcomes for own in group}) > 1 or not outcomes[0][0]:
+        return []
+    return [paired_difference(own, outcomes[0]) for own in outcomes[1:]]
 
 
 def ordered_metrics(runs: Iterable[PastRun]) -> list[str]:

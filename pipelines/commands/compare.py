@@ -44,6 +44,13 @@ def show(comparison: Comparison, terminal: Terminal) -> None:
     rows += [(name, *_cells(comparison, name)) for name in comparison.figures]
     terminal.rows(("metric", *labels), rows)
     terminal.say("")
+    if comparison.paired:
+        rows = [
+            (f"{name}, {own[0].num:,} images", *(each.text() for each in own))
+            for name, own in comparison.paired.items()
+        ]
+        terminal.rows((f"less that of {labels[0]} (95 %)", *labels[1:]), rows)
+        terminal.say("")
     if comparison.differing:
         settings = comparison.differing.items()
         rows = [(name, *(value or "not set" for value in row)) for name, row in settings]
@@ -110,6 +117,7 @@ def as_object(comparison: Comparison, errors: list[str]) -> dict[str, Any]:
             for name, differences in refused
         },
         "differing": comparison.differing,
+        "paired": {name: [asdict(each) for each in own] for name, own in comparison.paired.items()},
         "errors": errors,
     }
 
@@ -137,7 +145,8 @@ def compare(
     """Compare finished runs: settings that differ, and figures, mean ± standard deviation over seeds.
 
     Runs whose settings are equal but for the seed make one column. A figure that was not measured alike in
-    all runs (other reference images, another attack) is refused: no number is shown for it.
+    all runs (other reference images, another attack) is refused: no number is shown for it. Accuracies are
+    also compared image by image: the difference from the first column, and its 95 % interval over images.
 
     \b
     Examples:

@@ -64,9 +64,15 @@ def run(context: StageContext) -> dict[str, Any]:
         "gate": [vars(check) for check in robust.checks],
         "points": points,
         "pgd_curve": robust.curve,
+        "outcomes": _outcomes({"clean_accuracy": logits.argmax(dim=1) == labels, **robust.holds}),
         "protocols": protocols,
         "reliability": reliability_bins(logits, labels),
     }
+
+
+def _outcomes(counted: dict[str, Tensor]) -> dict[str, str]:
+    """By accuracy, a digit an image in the order of the test split or its subset: 1 where it is counted."""
+    return {name: "".join(str(int(is_right)) for is_right in images) for name, images in counted.items()}
 
 
 def _ood_protocol(context: StageContext, seeds: Images, name: str) -> dict[str, Any]:

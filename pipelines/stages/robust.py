@@ -29,13 +29,17 @@ _FACTORS = (0.5, 2.0)  # of eps, for the curve beside eps itself
 
 @dataclass(frozen=True)
 class Robustness:
-    """Figures, what they depend on, reasons for absent ones, the gate's checks, accuracy under PGD by eps."""
+    """Figures, what they depend on, reasons for absent ones, the gate's checks, accuracy under PGD by eps.
+
+    holds: by accuracy, which images of the subset it counts, (N,) bool.
+    """
 
     metrics: dict[str, float]
     absent: dict[str, str]
     checks: list[Check]
     curve: list[dict[str, float]]
     protocols: dict[str, dict[str, Any]]
+    holds: dict[str, Tensor]
 
 
 def measure_robustness(
@@ -51,7 +55,7 @@ def measure_robustness(
     holds = partial(holds_under_pgd, model, x, y, norm=settings.norm, seed=seed)
     by_eps = {eps: holds(eps=eps, num_steps=settings.pgd_steps) for eps in budgets}
     stronger = holds(eps=settings.eps, num_steps=2 * settings.pgd_steps, restarts=2)
-    metrics = {"robust_num_images": len(subset), "pgd_accuracy": share(by_eps[settings.eps])}
+    counted = {"pgd_accuracy": by_eps[settings.eps]}
     absent, attacked = {}, None
     if settings.attack == "autoattack":
         attacked = autoattack(
@@ -66,9 +70,10 @@ def measure_robustness(
             kept=Kept(context.checkpoints / _KEPT),
             progress=partial(_follow, context),
         )
-        metrics["robust_accuracy"] = attacked.accuracy
+        counted["robust_accuracy"] = attacked.holds
     else:
         absent["robust_accuracy"] = "evaluate.robust.attack is 'pgd'"
+    metrics = {"robust_num_images": len(subset), **{name: share(kept) for name, kept in counted.items()}}
     checks = honesty_gate(
         model,
         x,
@@ -87,7 +92,8 @@ def measure_robustness(
         metrics["robust_gate"] = float(judged == PASSED)
     _write_images(context, subset, y, by_eps, attacked)
     curve = [{"eps": eps, "accuracy": share(by_eps[eps])} for eps in budgets]
-    return Robustness(metrics, absent, checks, curve, _protocols(context, subset, model.spec.num_classes))
+    protocols = _protocols(context, subset, model.spec.num_classes)
+    return Robustness(metrics, absent, checks, curve, protocols, counted)
 
 
 def _follow(context: StageContext, done: int, total: int) -> None:

@@ -1,5 +1,6 @@
 """What of a run goes into MLflow: a child run a stage, shared by its nodes; figures on the parent."""
 
+import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipelines.settings import RUNTIME, flatten
 from pipelines.tracking.courier import Courier
 from pipelines.tracking.figures import draw_curves
 from pipelines.tracking.run_record import run_record
-from pipelines.tracking.tracker import TRACKING_ERRORS
+from pipelines.tracking.tracker import OUTCOMES_FILE, TRACKING_ERRORS
 from pipelines.trial import Trial
 from pipelines.verdict import COURSE
 from pipelines.workdir.store import Store
@@ -143,6 +144,7 @@ class Recorder:
         figures: dict[str, float] = {}
         links: dict[str, str] = {}
         protocols: dict[str, Any] = {}
+        outcomes: dict[str, str] = {}
         for name, manifest in manifests.items():
             node = self.plan.steps[name].node
             if not node.part:
@@ -159,11 +161,14 @@ class Recorder:
             figures |= {prefix + key: value for key, value in metrics.items()}
             own = manifest.get("protocols", {})
             protocols |= {prefix + key: own[key] for key in metrics.keys() & own.keys()}
+            outcomes |= {prefix + key: each for key, each in manifest.get("outcomes", {}).items()}
         main = (self.prefix + name for name in MAIN_METRICS)
         main_first = dict.fromkeys((*(name for name in main if name in figures), *figures))
         self.send(self.tracker.metrics, self.run_id, {name: figures[name] for name in main_first})
         self.send(self.tracker.tag, self.run_id, links)
         self.send(self.tracker.protocols, self.run_id, protocols)
+        if outcomes:
+            self.send(self.tracker.texts, self.run_id, {OUTCOMES_FILE: json.dumps(outcomes)})
         if "sample" in manifests:
             self.send(self.tracker.describe, self.run_id, _ABOUT, manifests["sample"]["run_id"], _SAMPLES)
         if "preprocess" in manifests:

@@ -5,7 +5,7 @@ import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,7 +26,10 @@ _DONE = "tags.`atjem.kind` = 'pipeline' AND tags.`atjem.status` = 'done'"
 
 @dataclass(frozen=True)
 class PastRun:
-    """One run of a store. `protocols` is None where the run says nothing of what its figures depend on."""
+    """One run of a store. `protocols` is None where the run says nothing of what its figures depend on.
+
+    `outcomes`: of an accuracy, a digit an image, 1 where it is counted; older runs have none.
+    """
 
     run_id: str
     name: str
@@ -36,6 +39,7 @@ class PastRun:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     protocols: Mapping[str, Mapping[str, Any]] | None = None
+    outcomes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -77,7 +81,7 @@ def find_runs(uri: str, words: Sequence[str], *, fewest: int = 2) -> list[PastRu
         others = list(_past_runs(archive, "")) if any(not runs for _, runs in found) else []
         if problems := [*_misnamed(found, done, others), *_repeated(found, fewest)]:
             raise BadInput(problems)
-        return [replace(run, protocols=_protocols(archive, run.run_id)) for _, [run] in found]
+        return [_with_files(archive, run) for _, [run] in found]
     except TRACKING_ERRORS as error:
         raise BadInput([Problem("--tracking-uri", uri, f"MLflow says: {first_line(error)}")]) from error
 
@@ -165,15 +169,23 @@ def _past_runs(archive: "Archive", query: str) -> Iterator[PastRun]:
         )
 
 
-def _protocols(archive: "Archive", run_id: str) -> dict[str, dict[str, Any]] | None:
-    """What each figure depends on; None when the run has no such file, or one that cannot be read."""
-    from pipelines.tracking.tracker import PROTOCOLS_FILE
+def _with_files(archive: "Archive", run: PastRun) -> PastRun:
+    """The run with what its figures depend on, and with the outcomes of each image."""
+    from pipelines.tracking.tracker import OUTCOMES_FILE, PROTOCOLS_FILE
 
+    protocols = _mapping_of(dict, archive, run.run_id, PROTOCOLS_FILE)
+    outcomes = _mapping_of(str, archive, run.run_id, OUTCOMES_FILE) or {}
+    sound = {name: each for name, each in outcomes.items() if set(each) <= set("01")}
+    return replace(run, protocols=protocols, outcomes=sound)
+
+
+def _mapping_of(kind: type, archive: "Archive", run_id: str, file: str) -> dict[str, Any] | None:
+    """A run's JSON file; None when it has none, or one whose values are not of the kind."""
     try:
-        found = json.loads(archive.text(run_id, PROTOCOLS_FILE), parse_constant=str)
+        found = json.loads(archive.text(run_id, file), parse_constant=str)
     except ValueError:
         return None
-    sound = isinstance(found, dict) and all(isinstance(protocol, dict) for protocol in found.values())
+    sound = isinstance(found, dict) and all(isinstance(value, kind) for value in found.values())
     return found if sound else None
 
 

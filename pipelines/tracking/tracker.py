@@ -41,6 +41,7 @@ from pipelines.tracking.refusals import is_refusal
 from pipelines.trial import Trial
 
 PROTOCOLS_FILE = "protocols.json"
+OUTCOMES_FILE = "outcomes.json"  # by accuracy, which of its images are counted
 _BATCH = 500  # entries a call; the server takes up to 1,000
 DIGEST_LENGTH = 36  # the longest that MLflow takes
 _OPEN = "RUNNING"

@@ -19,7 +19,7 @@ from running import ROOT, Result
 from pipelines.__main__ import app
 from pipelines.comparison import compared, grouped, protocol_differences, titles
 from pipelines.tracking.run_archive import PastRun, find_runs, matching
-from pipelines.tracking.tracker import PROTOCOLS_FILE
+from pipelines.tracking.tracker import OUTCOMES_FILE, PROTOCOLS_FILE
 from pipelines.usage import run_app
 
 SHAS = ["12ab" * 16, "34cd" * 16]
@@ -69,6 +69,7 @@ class _Writer:
         recipe: str = "digits",
         status: str = "done",
         tags: Mapping[str, str] = MappingProxyType({}),
+        outcomes: dict[str, str] | None = None,
         **params: object,
     ) -> None:
         tags = {"atjem.kind": "pipeline", "atjem.status": status, **tags}
@@ -81,6 +82,8 @@ class _Writer:
             self.client.log_metric(run_id, key, value)
         if protocols is not None:
             self.client.log_dict(run_id, protocols, PROTOCOLS_FILE)
+        if outcomes is not None:
+            self.client.log_dict(run_id, outcomes, OUTCOMES_FILE)
 
     def stage(self, parent: str, stage: str) -> None:
         tags = {"mlflow.parentRunId": self.ids[parent], "atjem.stage": stage, "atjem.status": "done"}
@@ -114,6 +117,9 @@ def archive(tmp_path_factory) -> Archived:
         made_by = {"git.commit": f"{seed}aaa"}
         writer.run(f"code {seed}", _figures(0.5), _protocols(), tags=made_by, seed=seed)
     writer.run("damaged", _figures(0.5), {"frechet_distance": 3})
+    for steps, (name, right) in enumerate({"half": "01", "most": "0111", "odd": "x"}.items()):
+        told = {"clean_accuracy": right * (100 // len(right)), "robust_accuracy": "0" * 100}
+        writer.run(name, _figures(0.5), _protocols(), outcomes=told, stage1__steps=steps)
     writer.stage("larger", "sample")
     return Archived(workdir, writer.ids)
 
@@ -188,6 +194,22 @@ def test_table_for_people(compare):
     assert _row(result.out, "clean_accuracy") == ["clean_accuracy", "0.93 ± 0.03606", "0.99"]
     assert _row(result.out, "ood_auroc") == ["ood_auroc", "0.75 ± 0"]  # the other column is empty
     assert _row(result.out, "stage2.contrastive.step_size") == ["stage2.contrastive.step_size", "0.1", "0.2"]
+
+
+def test_accuracies_on_the_same_images_are_compared_image_by_image(compare):
+    result = compare("half", "most")
+    assert _row(result.out, "less that of stage1.steps=0 (95 %)")[1:] == ["stage1.steps=1"]
+    (clean,) = [line for line in result.out.splitlines() if line.startswith("clean_accuracy, 100 images")]
+    assert "+0.2500 (+0.1594 to +0.3308)" in clean
+    paired = compare("half", "most", "--json").json["paired"]
+    (robust,) = paired["robust_accuracy"]
+    assert (robust["difference"], robust["num"]) == (0.0, 100)
+    assert robust["high"] == -robust["low"] == pytest.approx(0.0192, abs=1e-4)
+
+
+def test_runs_that_tell_nothing_of_their_images_are_not_paired(compare):
+    assert compare("half", "larger", "--json").json["paired"] == {}
+    assert set(compare("half", "odd", "--json").json["paired"]) == {"robust_accuracy"}
 
 
 def test_main_metrics_come_first_and_the_others_by_name(compare):
@@ -283,7 +305,7 @@ def test_bad_input(compare, arguments, lines):
         assert sum(text in line for line in result.errors) == 1
     assert "Traceback" not in result.err
     if arguments:
-        empty = {"columns": [], "metrics": {}, "refused": {}, "differing": {}}
+        empty = {"columns": [], "metrics": {}, "refused": {}, "differing": {}, "paired": {}}
         assert result.json == empty | {"errors": result.errors}
 
 
@@ -351,7 +373,8 @@ def test_in_a_process_of_its_own(archive, tmp_path):
         [sys.executable, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)) == {"columns", "metrics", "refused", "differing", "errors"}
+    keys = {"columns", "metrics", "refused", "differing", "paired", "errors"}
+    assert set(json.loads(done.stdout)) == keys
     assert list(tmp_path.iterdir()) == []
 
 

@@ -127,6 +127,10 @@ def test_mlflow_tree(client, first, second):
     assert protocols["frechet_distance"]["num_samples"] == 60
     assert protocols["stage1_robust_accuracy"] == protocols["robust_accuracy"]
     assert len(parent.data.tags["atjem.protocol.robust_accuracy"]) == 20
+    outcomes = mlflow.artifacts.load_dict(f"{parent.info.artifact_uri}/outcomes.json")
+    accuracies = {name: right.count("1") / len(right) for name, right in outcomes.items()}
+    assert accuracies.keys() >= {"clean_accuracy", "robust_accuracy", "stage1_robust_accuracy"}
+    assert accuracies == pytest.approx({name: first.json["metrics"][name] for name in accuracies})
     children = _children(client, parent.info.run_id)
     assert sorted(run.data.tags["atjem.stage"] for run in children) == sorted(STAGES)
     for run in children:
