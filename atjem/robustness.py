@@ -210,10 +210,10 @@ def share(holds: Tensor) -> float:
 
 @torch.no_grad()
 def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """(N,) bool: classified as labelled. Raises ValueError for logits of nan, which predict nothing."""
+    """(N,) bool: classified as labelled. Raises ValueError for infinite or nan logits."""
     logits = torch.cat([model(part) for part in x.split(_CHUNK)])
-    if logits.isnan().any():
-        raise ValueError("the model's logits are nan: it has diverged, and has no accuracy")
+    if not logits.isfinite().all():
+        raise ValueError("the model's logits are not finite: it has diverged, and has no accuracy")
     return logits.argmax(dim=1) == y
 
 

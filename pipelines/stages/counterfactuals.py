@@ -123,8 +123,8 @@ def _changed(
     pixels = quantize(counterfactual(network, x, targets, eps=eps, num_steps=steps))
     seen = as_float(pixels, x.device)
     logits = network(seen)
-    if logits.isnan().any():
-        raise ValueError("the model's logits are nan: it has diverged, and has no counterfactuals")
+    if not logits.isfinite().all():
+        raise ValueError("the model's logits are not finite: it has diverged, and has no counterfactuals")
     return {
         "pixels": pixels.cpu(),
         "confidence": logits.softmax(dim=1).gather(1, targets[:, None])[:, 0].cpu(),
