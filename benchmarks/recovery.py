@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL
 
 import psutil
 from ray.cluster_utils import Cluster
@@ -78,7 +79,7 @@ def running(
         command += ["--until", "train_stage1", "--workdir", str(place)]
         command += [word for change in (*SETTINGS, *changes) for word in ("--set", change)]
         command += ["--ray-address", address] if address else []
-        driver = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        driver = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=DEVNULL, stderr=DEVNULL)
         try:
             yield driver, lambda: newest_step(place)
         finally:
@@ -93,7 +94,7 @@ def newest_step(workdir: Path) -> int:
 
 def trainer(driver: subprocess.Popen[bytes], num_workers: int) -> psutil.Process:
     """The last of the processes that train."""
-    name = "ray::execute" if num_workers == 1 else "ray::RayTrainW"
+    name = "ray::train_stag" if num_workers == 1 else "ray::RayTrainW"
     family = psutil.Process(driver.pid).children(recursive=True)
     return [member for member in family if member.name().startswith(name)][-1]
 
