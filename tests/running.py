@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,3 +72,12 @@ def reduced_arguments(workdir: Path | str, **changed: object) -> list[str]:
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "pipelines" / "run.py"), *arguments]
+
+
+def wait_for(happened: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
+    """While the process lives; its log is the message when it ends first or nothing happens in 400 s."""
+    deadline = time.monotonic() + 400
+    while not happened():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)

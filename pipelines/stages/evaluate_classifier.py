@@ -72,7 +72,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
 def _outcomes(counted: dict[str, Tensor]) -> dict[str, str]:
     """By accuracy, a digit an image in the order of the test split or its subset: 1 where it is counted."""
-    return {name: "".join(str(int(is_right)) for is_right in images) for name, images in counted.items()}
+    return {name: "".join(map(str, images.int().tolist())) for name, images in counted.items()}
 
 
 def _ood_protocol(context: StageContext, seeds: Images, name: str) -> dict[str, Any]:

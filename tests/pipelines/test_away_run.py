@@ -4,15 +4,13 @@ import json
 import re
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
-from running import ROOT, command, reduced_arguments
+from running import ROOT, command, reduced_arguments, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -24,26 +22,18 @@ SETTINGS = {
 }
 
 
-def _wait_until(is_so: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 400
-    while not is_so():
-        assert time.monotonic() < deadline, log.read_text()
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.1)
-
-
 def test_run_goes_on_without_its_server_and_nothing_is_lost(pipeline, tmp_path):
     workdir, log, out = tmp_path / "runs", tmp_path / "log", tmp_path / "out"
     with MlflowServer(tmp_path / "server") as server:
         options = [*reduced_arguments(workdir, **SETTINGS), "--tracking-uri", server.uri, "--json"]
         with log.open("wb") as err, out.open("wb") as stdout:
             process = subprocess.Popen(command(*options), stdout=stdout, stderr=err, cwd=ROOT)
-        _wait_until(lambda: any(workdir.glob("artifacts/preprocess/[!.]*/manifest.json")), process, log)
+        wait_for(lambda: any(workdir.glob("artifacts/preprocess/[!.]*/manifest.json")), process, log)
         server.kill()
-        _wait_until(lambda: any(workdir.glob("checkpoints/train_stage2/*/step_*")), process, log)
+        wait_for(lambda: any(workdir.glob("checkpoints/train_stage2/*/step_*")), process, log)
         assert "MLflow does not answer" in log.read_text()
         server.start()
-        _wait_until(lambda: "MLflow answers again" in log.read_text(), process, log)
+        wait_for(lambda: "MLflow answers again" in log.read_text(), process, log)
         server.kill()
         assert process.wait(timeout=600) == 0, log.read_text()
         first = json.loads(out.read_text().splitlines()[-1])

@@ -4,14 +4,13 @@ import json
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from running import ROOT, command, reduced_arguments
+from running import ROOT, command, reduced_arguments, wait_for
 
 from pipelines.compute.channel import open_mailbox
 
@@ -38,14 +37,6 @@ def test_mailbox_is_on_the_drivers_node(cluster):
             for _ in range(8)
         ]
         assert set(ray.get(nodes)) == {ray.get_runtime_context().get_node_id()}
-
-
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 400
-    while not happened():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
 
 
 def test_training_goes_on_with_the_workers_it_can_get(cluster, tmp_path):

@@ -4,14 +4,11 @@ import json
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
-from running import ROOT
+from running import ROOT, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults]
 
@@ -19,14 +16,6 @@ SPACE = """
 settings:
   sample.step_size: {times: [0.5, 2]}
 """
-
-
-def _wait_until(is_so: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 400
-    while not is_so():
-        assert time.monotonic() < deadline, log.read_text()
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.1)
 
 
 def test_trials_go_on_without_their_server_and_nothing_is_lost(tmp_path):
@@ -39,10 +28,10 @@ def test_trials_go_on_without_their_server_and_nothing_is_lost(tmp_path):
         command += ["--objective", "frechet_distance:min", "pgd_accuracy:max"]
         with log.open("wb") as err, out.open("wb") as stdout:
             process = subprocess.Popen(command, stdout=stdout, stderr=err, cwd=ROOT)
-        _wait_until(lambda: any(tmp_path.glob("runs/artifacts/preprocess/[!.]*/manifest.json")), process, log)
+        wait_for(lambda: any(tmp_path.glob("runs/artifacts/preprocess/[!.]*/manifest.json")), process, log)
         server.kill()
-        _wait_until(lambda: "MLflow does not answer" in log.read_text(), process, log)
-        _wait_until(lambda: "trial 1 starts" in log.read_text(), process, log)
+        wait_for(lambda: "MLflow does not answer" in log.read_text(), process, log)
+        wait_for(lambda: "trial 1 starts" in log.read_text(), process, log)
         server.start()
         assert process.wait(timeout=600) == 0, log.read_text()
         told = json.loads(out.read_text().splitlines()[-1])

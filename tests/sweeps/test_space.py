@@ -24,7 +24,15 @@ def _parse(settings: dict, **more: object) -> tuple[Space, list[str]]:
 
 @pytest.mark.parametrize(
     "recipe",
-    ["digits", "cifar10", "cifar100", "imagenet256", "imagenet256-wrn50x4", "imagenet256-convnext-large"],
+    [
+        "digits",
+        "cifar10-small",
+        "cifar10",
+        "cifar100",
+        "imagenet256",
+        "imagenet256-wrn50x4",
+        "imagenet256-convnext-large",
+    ],
 )
 def test_shipped_space_fits_every_recipe(recipe):
     settings = load_recipe(recipe)[0].settings
