@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -147,21 +147,40 @@ class Page:
         """Until a person can read all of them on the page."""
         self.wait_for(f"{json.dumps(texts)}.every(text => document.body?.innerText.includes(text))", seconds)
 
-    def click(self, text: str) -> None:
-        """With the mouse, in the middle of the first innermost element that shows just this text."""
+    def click(self, text: str, until: str = "true") -> None:
+        """With the mouse, in the middle of the first innermost element that shows just this text.
+
+        As a person does: when the element has come to rest, and once more if `until` does not become true.
+        """
         element = (
             "[...document.querySelectorAll('body *')]"
             f".filter(element => element.innerText?.trim() === {json.dumps(text)}).find(element =>"
             " ![...element.children].some(child => child.innerText?.trim() === element.innerText.trim()))"
         )
-        self.wait_for(element)
-        self.evaluate(f"{element}.scrollIntoView({{block: 'nearest'}})")
-        x, y, width, height = self.evaluate(
-            f"(box => [box.x, box.y, box.width, box.height])({element}.getBoundingClientRect())"
+        for patience in (20, 60):
+            self.wait_for(element)
+            self.evaluate(f"{element}.scrollIntoView({{block: 'nearest'}})")
+            x, y = self._middle(element)
+            where = {"x": x, "y": y, "button": "left", "clickCount": 1}
+            for kind in ("mousePressed", "mouseReleased"):
+                self.send("Input.dispatchMouseEvent", type=kind, **where)
+            with suppress(TimeoutError):
+                return self.wait_for(until, patience)
+        raise TimeoutError(f"a click on {text} has not made true: {until}; the page shows: {self.text}")
+
+    def _middle(self, element: str) -> list[float]:
+        """Of an element that pages may still be moving, once it is at rest."""
+        middle = (
+            f"(box => [box.x + box.width / 2, box.y + box.height / 2])({element}.getBoundingClientRect())"
         )
-        where = {"x": x + width / 2, "y": y + height / 2, "button": "left", "clickCount": 1}
-        for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, **where)
+        before: list[float] = []
+        for _ in range(100):
+            time.sleep(0.1)
+            now = self.evaluate(middle)
+            if now == before:
+                return now
+            before = now
+        raise TimeoutError(f"still moving after 10 s: {element}")
 
     @property
     def text(self) -> str:

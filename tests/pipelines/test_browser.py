@@ -33,7 +33,12 @@ pytestmark = [
 ]
 
 CHANGED = "stage2.contrastive.step_size=0.2"
-_IS_GRID = "image => image.naturalWidth > 100 && image.getBoundingClientRect().width > 100"
+_FOLDED = "![...document.querySelectorAll('.js-plotly-plot')].some(plot => plot.offsetHeight)"
+_TWO_GRIDS = (
+    "new Set([...document.images]"
+    ".filter(image => image.naturalWidth > 100 && image.getBoundingClientRect().width > 100)"
+    ".map(image => image.src)).size === 2"
+)
 _LONG = 2000  # pixels of a picture's height
 
 
@@ -132,9 +137,8 @@ def test_mlflow_compares_two_runs(runs, ui, chromium, pictures):
     page.evaluate("document.querySelectorAll('[role=switch]')[0].click()")  # parameters: show diff only
     page.wait_for("!document.body.innerText.includes('data.image_size')")
     assert CHANGED.partition("=")[0] in page.text
-    page.click("Visualizations")  # fold the plot away
-    page.click("sample_grid.png")
-    page.wait_for(f"new Set([...document.images].filter({_IS_GRID}).map(image => image.src)).size === 2")
+    page.click("Visualizations", until=_FOLDED)
+    page.click("sample_grid.png", until=_TWO_GRIDS)
     only_this_machine(page, ui)
     take(page, pictures / "mlflow-compare.png")
 
