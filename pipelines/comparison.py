@@ -53,6 +53,17 @@ class Comparison:
     differing: dict[str, list[str | None]] = field(default_factory=dict)
     paired: dict[str, list[Paired]] = field(default_factory=dict)
 
+    def telling(self) -> list[str]:
+        """The main metrics, and of the others those that are not the same in all columns."""
+        return [
+            name
+            for name, (first, *others) in self.figures.items()
+            if name in MAIN_METRICS
+            or name in self.refused
+            or any(own != first for own in others)
+            or not others
+        ]
+
     def errors(self) -> list[str]:
         """One line for each set of differences that refuses metrics."""
         runs = [run for column in self.columns for run in column.runs]

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from typing import Annotated, Any
@@ -36,18 +36,21 @@ def _unknown(option: str, given: str, known: Sequence[str]) -> Problem:
     return Problem(option, f"{given!r} is in none of these runs", allowed)
 
 
-def show(comparison: Comparison, terminal: Terminal) -> None:
-    """The table of figures, the settings that differ, the runs, and what to beware of."""
+def show(comparison: Comparison, terminal: Terminal, names: Collection[str]) -> None:
+    """The table of figures (of these names), the settings that differ, the runs, and what to beware of."""
     columns = comparison.columns
     labels = _labels(comparison, terminal)
     rows = [("", *(counted(column.runs) for column in columns))] if len(columns) > 1 else []
-    rows += [(name, *_cells(comparison, name)) for name in comparison.figures]
+    rows += [(name, *_cells(comparison, name)) for name in names]
     terminal.rows(("metric", *labels), rows)
+    if rest := len(comparison.figures) - len(names):
+        terminal.say(f"the same in all: {rest} more (--json has them)")
     terminal.say("")
     if comparison.paired:
         rows = [
             (f"{name}, {own[0].num:,} images", *(each.text() for each in own))
             for name, own in comparison.paired.items()
+            if name in names
         ]
         terminal.rows((f"less that of {labels[0]} (95 %)", *labels[1:]), rows)
         terminal.say("")
@@ -166,7 +169,7 @@ def compare(
             _print(Comparison(), [str(problem) for problem in bad.problems])
         raise
     comparison = compared(found, only, allowed)
-    show(comparison, Terminal(to_stderr=as_json))
+    show(comparison, Terminal(to_stderr=as_json), only or comparison.telling())
     errors = comparison.errors()
     for error in errors:
         typer.echo(visible(error), err=True)

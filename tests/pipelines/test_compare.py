@@ -218,6 +218,16 @@ def test_main_metrics_come_first_and_the_others_by_name(compare):
     assert names == [*main, "zebra"]
 
 
+def test_table_leaves_out_what_is_the_same_in_all_but_the_main_metrics(compare):
+    out = compare("half", "most").out
+    assert "zebra" not in out
+    assert "the same in all: 1 more" in out
+    assert _row(out, "frechet_distance") == ["frechet_distance", "0.25", "0.25"]
+    assert "zebra" in compare("half", "most", "--json").json["metrics"]
+    assert _row(compare("half", "most", "--metric", "zebra").out, "zebra") == ["zebra", "7", "7"]
+    assert _row(compare(*THREE).out, "zebra") == ["zebra", "7 ± 0"]
+
+
 def test_figure_that_some_runs_of_a_column_lack_says_of_how_many_it_is(compare):
     result = compare("three seed=0", "three seed=1", "infinite", "--json")
     assert result.json["metrics"]["clean_accuracy"][0]["num"] == 2
