@@ -3,6 +3,7 @@
     python benchmarks/step.py                     WRN-16-4 at 32 px, batch 32, T = 10 and 30: about 10 minutes
     python benchmarks/step.py --compile           with torch.compile as well (minutes of compiling)
     python benchmarks/step.py --device cuda --arch wrn-34-10 --batch 128 --steps 30 --precision bf16 --compile
+    python benchmarks/step.py --arch wrn-10-1 --image-size 16 --batch 128 --steps 15    as cifar10-small
 
 Every round times each variant once, in turn, so that a busy machine slows all alike. Figures are medians over
 the rounds; CPU seconds are this process's, over all threads. OMP_WAIT_POLICY=PASSIVE keeps waiting threads
@@ -26,20 +27,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from atjem.adversarial import ClassifierAttack, DualAdversarialTraining
+from atjem.adversarial import AdversarialTraining, ClassifierAttack, DualAdversarialTraining
 from atjem.attacks import Ascent, pgd_together
 from atjem.balls import L2, Unbounded
 from atjem.curriculum import Curriculum
 from atjem.ema import Ema
+from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
 from atjem.learner import Learner, compile_network
 from atjem.models.attack_network import AttackNetwork
 from atjem.models.precision import allow_tf32, autocast
 from atjem.models.registry import JointEnergyModel, ModelSpec, build_model
 from atjem.objectives import cross_entropy, joint
 from atjem.optim import make_optimizer, make_schedule
-from atjem.training_objective import Batch
+from atjem.training_objective import Batch, Objective
+from pipelines.settings import Sgld as SgldSettings
 
 CLASSIFIER_STEPS, STEP_SIZE, EPS = 10, 0.1, 0.5
+ATTACK = ClassifierAttack(L2(EPS), STEP_SIZE, CLASSIFIER_STEPS)
 OPTIMIZER = {"name": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "betas": (0.9, 0.95)}
 Variants = dict[str, Callable[[], object]]
 
@@ -63,6 +67,7 @@ def main() -> None:
         for name, taken in seconds.items():
             used = f", {flops / taken / matmul:.0%} of the matmul peak" if matmul else ""
             print(f"  {name:<34}{taken * peak / flops:>9.2f} x the floor{used}")
+        table(f"step of each objective, T = {num_steps}", objective_variants(options, num_steps), options)
     table("one contrastive attack step", attack_variants(options), options)
     table("both attacks, 10 steps each", pair_variants(options), options)
     table("forward and backward of the update", update_variants(options), options)
@@ -102,7 +107,7 @@ def make_batch(options: argparse.Namespace) -> Batch:
     y, y_real = (
         torch.randint(options.num_classes, shape[:1], generator=rng).to(options.device) for _ in range(2)
     )
-    return Batch(x, y, x_real, y_real, x_seed)
+    return Batch(x, y, x_real, y_real, x_seed, seed=0)
 
 
 def step_variants(options: argparse.Namespace, num_steps: int) -> Variants:
@@ -116,10 +121,27 @@ def step_variants(options: argparse.Namespace, num_steps: int) -> Variants:
     variants: Variants = {"straightforward": lambda: slow.step(batch, num_steps)}
     if options.precision == "bf16":
         variants["straightforward, bf16"] = in_precision
-    variants["ours"] = stepper(options, batch, num_steps, compiled=False)
+    variants["ours"] = stepper(options, dual(), num_steps, compiled=False)
     if options.compile:
-        variants["ours, compiled"] = stepper(options, batch, num_steps, compiled=True)
+        variants["ours, compiled"] = stepper(options, dual(), num_steps, compiled=True)
     return variants
+
+
+def objective_variants(options: argparse.Namespace, num_steps: int) -> Variants:
+    sgld = SgldSettings()
+    shape, rng = make_batch(options).x.shape[1:], torch.Generator().manual_seed(0)
+    buffer = ReplayBuffer.of_noise(sgld.buffer_size, tuple(shape), sgld.reinit, rng)
+    sampler = Sgld(sgld.steps, sgld.step_size, sgld.noise)
+    objectives = {
+        "dat": dual(),
+        "at": AdversarialTraining(ATTACK, freezes_norm=True),
+        f"jem, {sgld.steps} steps of SGLD": JointEnergyTraining(sampler, buffer, sgld.input_noise),
+    }
+    return {name: stepper(options, own, num_steps, compiled=False) for name, own in objectives.items()}
+
+
+def dual() -> DualAdversarialTraining:
+    return DualAdversarialTraining(ATTACK, STEP_SIZE)
 
 
 def baseline(options: argparse.Namespace) -> Straightforward:
@@ -129,12 +151,11 @@ def baseline(options: argparse.Namespace) -> Straightforward:
 
 
 def stepper(
-    options: argparse.Namespace, batch: Batch, num_steps: int, *, compiled: bool
+    options: argparse.Namespace, objective: Objective, num_steps: int, *, compiled: bool
 ) -> Callable[[], object]:
-    model = ours(options)
+    model, batch = ours(options), make_batch(options)
     rule = make_optimizer(model.parameters(), **OPTIMIZER)
     schedule = make_schedule(rule, schedule="constant", warmup_steps=0, total_steps=1)
-    objective = DualAdversarialTraining(ClassifierAttack(L2(EPS), STEP_SIZE, CLASSIFIER_STEPS), STEP_SIZE)
     curriculum = Curriculum(num_steps, max_steps=num_steps, threshold=1.0, window=9)
     learner = Learner(
         model,
