@@ -81,6 +81,7 @@ def test_every_command_is_known():
         "compare RUN RUN RUN",
         "compare RUN RUN --metric",
         "reproduce RUN",  # tests/pipelines/test_reproduce.py
+        *["cifar10-small --set data.root=DATASETS"] * 6,
         "tune_pgd.py --pipeline digits",
         "tune_pgd.py --resume",
         "imagenet256 --plan",
@@ -224,6 +225,13 @@ def test_recipe_with_data_names_what_is_missing(place):
     assert done.returncode == 2
     assert "DATASETS/cifar-10-batches-py does not exist; run python -m data.get cifar10" in done.stderr
     assert "evaluate.inception_weights: WEIGHTS; no such file" in done.stderr
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "cifar10-small" in command])
+def test_comparison(command, place):
+    done = run(f"{command} --smoke --plan", place)
+    assert done.returncode == 0, done.stderr
+    assert "--plan has started nothing" in done.stdout
 
 
 @pytest.mark.faults
