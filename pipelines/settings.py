@@ -82,7 +82,7 @@ class Data(Section):
 
 class Model(Section):
     arch: str = Field(description=ARCHITECTURES)
-    channels: Literal[1, 3] = 3
+    channels: Literal[1, 3] = Field(3, description="of the images: grey or colour")
     normalization: Literal["data", "imagenet", "none"] = Field(
         "data",
         description="the first layer's mean and std: the training images', ImageNet's usual ones, 0 and 1",
@@ -105,20 +105,20 @@ class Model(Section):
 
 class Optimizer(Section):
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: PositiveAmount
-    momentum: Fraction = 0.9
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    weight_decay: Amount = 5e-4
+    lr: PositiveAmount = Field(description="learning rate, the highest of its schedule")
+    momentum: Fraction = Field(0.9, description="of sgd, Nesterov's")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="of adamw")
+    weight_decay: Amount = Field(5e-4, description="of all weights; adamw's is decoupled")
     schedule: Literal["constant", "cosine", "piecewise"] = "constant"
-    warmup_steps: NonNegative = 0
-    clip_norm: PositiveAmount | None = None
+    warmup_steps: NonNegative = Field(0, description="optimiser steps over which the rate rises from 0")
+    clip_norm: PositiveAmount | None = Field(None, description="largest L2 norm of the gradient; null: any")
 
 
 class Attack(Section):
-    norm: Norm = "L2"
-    eps: Amount
-    steps: NonNegative
-    step_size: Amount
+    norm: Norm = Field("L2", description="of the ball around an image")
+    eps: Amount = Field(description="radius of the ball, in [0, 1] pixels; 0: plain training")
+    steps: NonNegative = Field(description="steps of PGD")
+    step_size: Amount = Field(description="length of a step, in the same norm")
 
     @field_validator("step_size")
     @classmethod
@@ -135,7 +135,9 @@ class Stage(Section):
     optimizer: Optimizer
     classifier_attack: Attack
     augment: Augment = Field("none", description=f"the classifier's view: {AUGMENT_HELP}")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.999, description="of the average of weights that is kept; lower in the first steps"
+    )
     checkpoint_every: Positive = Field(1000, description="optimiser steps between checkpoints")
 
     @field_validator("accumulate")
@@ -153,12 +155,18 @@ class Stage(Section):
 
 
 class Contrastive(Section):
-    step_size: PositiveAmount
-    start_steps: NonNegative = 0
-    max_steps: Positive
-    auc_threshold: Annotated[float, Field(gt=0, le=1)]
-    auc_window_images: Positive = 1000
-    mode: Literal["joint", "marginal"] = "joint"
+    step_size: PositiveAmount = Field(
+        description="L2 length of a step from a seed towards its class, in [0, 1] pixels"
+    )
+    start_steps: NonNegative = Field(0, description="T, the number of steps, at the beginning")
+    max_steps: Positive = Field(description="the largest T")
+    auc_threshold: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="T grows by one when the AUROC of real against contrastive images reaches this"
+    )
+    auc_window_images: Positive = Field(1000, description="images over which that AUROC is averaged")
+    mode: Literal["joint", "marginal"] = Field(
+        "joint", description="joint: climbs the logit of a class; marginal: the logsumexp of all"
+    )
 
     @field_validator("max_steps")
     @classmethod
@@ -172,18 +180,20 @@ class Contrastive(Section):
 class Sgld(Section):
     """JEM's sampler (arXiv 1912.03263), in [0, 1] pixels."""
 
-    steps: Positive = 20
-    step_size: PositiveAmount = 0.25
-    noise: Amount = 0.005
-    input_noise: Amount = 0.015
-    buffer_size: Positive = 10_000
+    steps: Positive = Field(20, description="steps of SGLD for each batch")
+    step_size: PositiveAmount = Field(0.25, description="factor of the gradient in a step")
+    noise: Amount = Field(0.005, description="standard deviation of the noise of a step")
+    input_noise: Amount = Field(0.015, description="standard deviation of the noise on real images")
+    buffer_size: Positive = Field(10_000, description="samples kept to go on from")
     reinit: Fraction = Field(0.05, description="share of samples that begin anew from uniform noise")
 
 
 class Loss(Section):
-    classifier_weight: Amount = 1.0
-    energy_weight: Amount = 1.0
-    r1_weight: Amount = 0.0
+    classifier_weight: Amount = Field(1.0, description="of the adversarial cross-entropy")
+    energy_weight: Amount = Field(1.0, description="of the energy's term: DAT's BCE, or JEM's likelihood")
+    r1_weight: Amount = Field(
+        0.0, description="of 0.5 |d(-E)/dx|^2 on real images, which the method does without"
+    )
 
 
 class Health(Section):
@@ -241,9 +251,9 @@ class Stage2(Stage):
 
 
 class Sample(Section):
-    num_samples: Annotated[int, Field(ge=10)]
-    step_size: PositiveAmount
-    steps: Positive
+    num_samples: Annotated[int, Field(ge=10)] = Field(description="samples that the figures are of")
+    step_size: PositiveAmount = Field(description="L2 length of a step from the seed, in [0, 1] pixels")
+    steps: Positive = Field(description="steps from seed to sample, where there are no step_candidates")
     step_candidates: tuple[Positive, ...] = Field(
         (), max_length=100, description="step counts to choose from; [] takes `steps`"
     )
@@ -268,11 +278,11 @@ class Sample(Section):
 
 
 class Robust(Section):
-    norm: Norm = "L2"
-    eps: PositiveAmount
-    num_images: Positive = 1000
+    norm: Norm = Field("L2", description="of the threat model")
+    eps: PositiveAmount = Field(description="radius of the threat model, in [0, 1] pixels")
+    num_images: Positive = Field(1000, description="test images to attack, drawn by data.seed")
     attack: Literal["autoattack", "pgd"] = Field("autoattack", description="pgd leaves robust_accuracy out")
-    pgd_steps: Positive = 20
+    pgd_steps: Positive = Field(20, description="of pgd_accuracy")
     iterations: Positive | None = Field(None, description="of each AutoAttack member; for --smoke alone")
 
     @field_validator("iterations")
@@ -285,8 +295,8 @@ class Robust(Section):
 class Ood(Section):
     num_images: Annotated[int, Field(ge=10)] = Field(1000, description="held-out seeds scored for ood_auroc")
     eps: PositiveAmount = Field(1.0, description="L2, within which seeds are made to look like images")
-    step_size: PositiveAmount = 0.1
-    steps: Positive = 20
+    step_size: PositiveAmount = Field(0.1, description="L2 length of their step")
+    steps: Positive = Field(20, description="of their steps")
 
 
 class Counterfactual(Section):
@@ -324,9 +334,11 @@ class Evaluate(Section):
 
 
 class Compute(Section):
-    num_workers: Positive = 1
+    num_workers: Positive = Field(1, description="training workers, which share the global batch")
     cpus_per_worker: Positive = Field(1, description="of each training worker and of each other stage")
-    gpus_per_worker: Amount = 0
+    gpus_per_worker: Amount = Field(
+        0, description="of each training worker and of each other stage that uses one; 0: CPU"
+    )
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32", description="of training; under bf16 images, their steps and the first layers stay fp32"
     )
@@ -347,14 +359,17 @@ class Compute(Section):
 class Published(Section):
     """Figures of a paper, shown beside a run's own."""
 
-    source: str
+    source: str = Field(description="where they are from")
     metrics: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
         description="by the names of this project's metrics"
     )
 
 
 class Settings(Section):
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
+        0,
+        description="of everything random but what data.seed draws; runs that differ in it alone are repeats",
+    )
     data: Data
     model: Model
     stage1: Stage

@@ -30,6 +30,11 @@ def test_every_setting_has_its_line(pages):
     assert len(sections) > 4
     for name in ("seed", "data.in", "stage2.contrastive.step_size", "evaluate.robust.eps"):
         assert f">{name}</span>" in text
+    cells = [
+        re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr.*?</tr>", text, re.DOTALL)
+    ]
+    assert len(cells) > 120
+    assert [row[0] for row in cells if not all(re.sub("<[^>]+>", "", cell).strip() for cell in row)] == []
 
 
 @pytest.mark.slow
