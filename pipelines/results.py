@@ -78,7 +78,8 @@ def say_where(
     terminal.say(redact(f"tracking   {uri}, run {recorder.run_id}"))
     if uri == f"sqlite:///{Path('runs').resolve() / 'mlflow.db'}":
         page = f"#/experiments/{recorder.tracker.experiment_id}/runs?workflowType=machine_learning"
-        terminal.say(f"compare    make ui, then http://127.0.0.1:5000/{page}")
+        terminal.say(f"compare    python -m pipelines compare {recorder.run_id[:8]} RUN")
+        terminal.say(f"           make ui, then http://127.0.0.1:5000/{page}")
 
 
 def print_json(

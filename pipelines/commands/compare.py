@@ -52,7 +52,7 @@ def show(comparison: Comparison, terminal: Terminal, names: Collection[str]) -> 
             for name, own in comparison.paired.items()
             if name in names
         ]
-        terminal.rows((f"less that of {labels[0]} (95 %)", *labels[1:]), rows)
+        terminal.rows((f"difference from {labels[0]} (95 %)", *labels[1:]), rows)
         terminal.say("")
     if comparison.differing:
         settings = comparison.differing.items()

@@ -51,7 +51,7 @@ def run(context: StageContext) -> dict[str, Any]:
     published = context.settings.published
     page = Environment(autoescape=True).from_string(PAGE)
     html = page.render(
-        title=f"{settings['model.arch']} on {settings['data.in']}",
+        title=f"{settings['model.arch']} on {settings['data.in']}: {settings['stage2.objective']}",
         subtitle=_subtitle(manifests),
         cards=_cards(manifests),
         pictures=_pictures(context.inputs, manifests),

@@ -109,7 +109,7 @@ def pictures(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("name", "width", "dark", "height"),
     [
-        ("report", 1200, False, None),
+        ("report", 1200, False, _LONG),
         ("report-dark", 1200, True, _LONG),
         ("report-phone", 400, False, _LONG),
         ("report-phone-dark", 400, True, None),

@@ -198,7 +198,7 @@ def test_table_for_people(compare):
 
 def test_accuracies_on_the_same_images_are_compared_image_by_image(compare):
     result = compare("half", "most")
-    assert _row(result.out, "less that of stage1.steps=0 (95 %)")[1:] == ["stage1.steps=1"]
+    assert _row(result.out, "difference from stage1.steps=0 (95 %)")[1:] == ["stage1.steps=1"]
     (clean,) = [line for line in result.out.splitlines() if line.startswith("clean_accuracy, 100 images")]
     assert "+0.2500 (+0.1594 to +0.3308)" in clean
     paired = compare("half", "most", "--json").json["paired"]

@@ -1,6 +1,7 @@
 """The graph as a table, as a picture and as JSON."""
 
 import json
+import re
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -44,6 +45,19 @@ def test_the_picture_has_a_box_for_each_node(tmp_path):
     assert "train_stage2" in found.out
     boxes = ElementTree.parse(out).getroot().findall("{http://www.w3.org/2000/svg}rect")
     assert len(boxes) == len(build_graph(load_recipe("digits")[0].settings))
+
+
+def test_no_line_passes_behind_a_box(tmp_path):
+    out = tmp_path / "dag.svg"
+    dag("--pipeline", "digits", "--workdir", str(tmp_path), "--out", str(out))
+    picture = out.read_text(encoding="utf-8")
+    boxes = [
+        tuple(map(int, box))
+        for box in re.findall(r'<rect x="(\d+)" y="(\d+)" width="\d+" height="(\d+)"', picture)
+    ]
+    lanes = [tuple(map(int, lane)) for lane in re.findall(r'd="M(\d+) (\d+) h', picture)]
+    assert len(lanes) > 2
+    assert not [lane for lane in lanes for x, y, high in boxes if lane[0] == x and y <= lane[1] <= y + high]
 
 
 def test_a_line_that_follows_from_others_is_left_out():
