@@ -11,7 +11,7 @@ from rich.text import Text
 
 from data.identical import told
 from data.redact import redact
-from data.visible import visible_lines
+from data.visible import visible, visible_lines
 from pipelines.number_text import MAIN_METRICS, shown
 from pipelines.plan import Plan
 from pipelines.settings import Settings
@@ -19,6 +19,7 @@ from pipelines.verdict import warnings
 
 _NAMED = 5  # rejected images that are named on the screen
 _NAME = 44  # columns, for the longest name of a node
+_LAST_COLUMN = 24  # columns that a table's last column, which is folded, needs at least
 _LINE_SECONDS = 10  # between plain progress lines of one stage
 _SHOWN = ("contrastive_steps", "loss", "auroc", "images_per_second")
 _COLOURS = {
@@ -186,20 +187,21 @@ class Terminal:
         self.bars.update(self._tasks[name], completed=message["done"], total=message["total"], text=shown)
 
     def rows(self, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-        if not self.live:
-            rows = [header, *rows]
-            widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-            for row in rows:
-                self.say(
-                    "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                )
+        """A table. Where the screen is too narrow for all but its last column: plain lines, nothing cut."""
+        cells = [[visible(redact(cell)) for cell in row] for row in (header, *rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        needed = sum(widths[:-1]) + 2 * len(widths) + min(_LAST_COLUMN, widths[-1])
+        if not self.live or needed > self.console.width:
+            for row in cells:
+                padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+                self.console.print("  ".join(padded).rstrip())
             return
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for title in header[:-1]:
+        for title in cells[0][:-1]:
             table.add_column(title, no_wrap=True)
-        table.add_column(header[-1])
-        for first, state, *others in rows:
-            table.add_row(first, Text(state, _COLOURS.get(state, "")), *map(_harmless, others))
+        table.add_column(cells[0][-1])
+        for first, state, *others in cells[1:]:
+            table.add_row(first, Text(state, _COLOURS.get(state, "")), *others)
         self.console.print(table, soft_wrap=False)
 
 

@@ -27,14 +27,17 @@ def warnings(metrics: Mapping[str, float]) -> Iterator[str]:
     if clean is not None and before is not None and clean < before - _LOST:
         yield (
             f"stage 2 lost accuracy ({before:.3g} to {clean:.3g}): its training collapsed or was too short; "
-            "try a lower stage2.optimizer.lr, a smaller stage2.contrastive.step_size or more steps"
+            "try a lower stage2.optimizer.lr, for DAT a smaller stage2.contrastive.step_size, or more steps"
         )
     auroc = metrics.get("ood_auroc")
     if auroc is not None and auroc <= _BLIND:
         yield f"the energy does not tell images from seeds (ood_auroc {auroc:.3g}): it has learned nothing"
     distance, first = metrics.get("frechet_distance"), metrics.get("stage1_frechet_distance")
     if distance is not None and first is not None and distance >= _CLOSER * first:
-        yield "stage 2's samples are hardly closer to the images than stage 1's: train it longer"
+        yield (
+            "stage 2's samples are hardly closer to the images than stage 1's: train it longer "
+            "(adversarial training alone, stage2.objective=at, does not bring them closer)"
+        )
     if metrics.get("repeated_samples"):
         yield (
             f"{int(metrics['repeated_samples'])} samples repeat others exactly, which makes figures worse: "

@@ -21,7 +21,7 @@ def unusable(runs: Sequence[PastRun], only: Iterable[str], allow: Iterable[str])
     """Runs that do not say how they were measured, and options that name nothing that these runs have."""
     for run in runs:
         if run.protocols is None:
-            given = f"{run.label} has no protocols.json to say how its figures were measured"
+            given = f"{run.label} has no sound protocols.json to say how its figures were measured"
             again = "run its pipeline command again: finished stages are reused, their figures logged anew"
             yield Problem("RUN", given, again)
     metrics = ordered_metrics(runs)
@@ -97,6 +97,10 @@ def _notes(comparison: Comparison, labels: Sequence[str]) -> Iterator[str]:
         if commits := unlike(column.runs):
             yield f"{label}: its runs were made by commits {', '.join(commits)}, not by seed alone"
     runs = [run for column in comparison.columns for run in column.runs]
+    for name in dict.fromkeys(name for run in runs for name in run.outcomes):
+        if lacking := [run.label for run in runs if name in run.metrics and name not in run.outcomes]:
+            where = ", ".join(lacking)
+            yield f"{name} is not compared image by image: no sound outcomes.json of it in {where}"
     for told, (names, _) in gathered(comparison.allowed, runs).items():
         yield f"{', '.join(names)}: {told}; --allow lets it be"
 

@@ -79,7 +79,10 @@ def removable(store: Store, keep: Iterable[str]) -> list[Removable]:
 
 def _places(store: Store, text: str) -> Iterator[tuple[str, str, str]]:
     """Where the nodes of a recipe lie. text: its name or file and any key.path=value after it."""
-    name, *overrides = shlex.split(text) or [""]
+    try:
+        name, *overrides = shlex.split(text) or [""]
+    except ValueError as error:
+        raise BadInput([Problem("--keep", repr(text), f"RECIPE [KEY=VALUE ...]: {error}")]) from error
     recipe, problems = load_recipe(name, overrides)
     if problems:
         raise BadInput(problems)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _PREFIX_LENGTH = 4  # of an id, the fewest characters that may stand for it
 _LISTED = 5  # runs that an error names
+_SAME = 1e-6  # accuracies are stored in double precision, made in single
+_DIGITS = 20  # of a seed, at most
 _HUGE = 1e300  # MLflow stores infinity as the largest number there is
 _DONE = "tags.`atjem.kind` = 'pipeline' AND tags.`atjem.status` = 'done'"
 
@@ -48,7 +50,7 @@ class PastRun:
     @property
     def seed(self) -> int | str | None:
         seed = self.params.get("seed")
-        return int(seed) if seed is not None and seed.isdecimal() else seed
+        return int(seed) if seed is not None and seed.isdecimal() and len(seed) < _DIGITS else seed
 
 
 def store_address(workdir: str, tracking_uri: str | None) -> str:
@@ -175,18 +177,25 @@ def _with_files(archive: "Archive", run: PastRun) -> PastRun:
 
     protocols = _mapping_of(dict, archive, run.run_id, PROTOCOLS_FILE)
     outcomes = _mapping_of(str, archive, run.run_id, OUTCOMES_FILE) or {}
-    sound = {name: each for name, each in outcomes.items() if set(each) <= set("01")}
+    sound = {name: each for name, each in outcomes.items() if _is_sound(each, run.metrics.get(name))}
     return replace(run, protocols=protocols, outcomes=sound)
 
 
+def _is_sound(outcomes: str, accuracy: float | None) -> bool:
+    """Whether it is a digit an image, whose mean is the accuracy."""
+    if not outcomes or not set(outcomes) <= set("01") or accuracy is None:
+        return False
+    return abs(outcomes.count("1") / len(outcomes) - accuracy) < _SAME
+
+
 def _mapping_of(kind: type, archive: "Archive", run_id: str, file: str) -> dict[str, Any] | None:
-    """A run's JSON file; None when it has none, or one whose values are not of the kind."""
+    """A run's JSON file; None when it has none, an empty one, or one whose values are not of the kind."""
     try:
         found = json.loads(archive.text(run_id, file), parse_constant=str)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     sound = isinstance(found, dict) and all(isinstance(value, kind) for value in found.values())
-    return found if sound else None
+    return found if sound and found else None
 
 
 def _unreadable(path: Path) -> str:

@@ -119,7 +119,11 @@ def archive(tmp_path_factory) -> Archived:
     writer.run("damaged", _figures(0.5), {"frechet_distance": 3})
     for steps, (name, right) in enumerate({"half": "01", "most": "0111", "odd": "x"}.items()):
         told = {"clean_accuracy": right * (100 // len(right)), "robust_accuracy": "0" * 100}
-        writer.run(name, _figures(0.5), _protocols(), outcomes=told, stage1__steps=steps)
+        figures = _figures(right.count("1") / len(right), robust_accuracy=0)
+        writer.run(name, figures, _protocols(), outcomes=told, stage1__steps=steps)
+    wrong = {"clean_accuracy": "0" * 100, "robust_accuracy": "0" * 100}
+    writer.run("wrong", _figures(0.5, robust_accuracy=0), _protocols(), outcomes=wrong, stage1__steps=9)
+    writer.run("nothing told", _figures(0.5), {})
     writer.stage("larger", "sample")
     return Archived(workdir, writer.ids)
 
@@ -209,7 +213,10 @@ def test_accuracies_on_the_same_images_are_compared_image_by_image(compare):
 
 def test_runs_that_tell_nothing_of_their_images_are_not_paired(compare):
     assert compare("half", "larger", "--json").json["paired"] == {}
-    assert set(compare("half", "odd", "--json").json["paired"]) == {"robust_accuracy"}
+    for other in ("odd", "wrong"):  # no digits; digits whose mean is another accuracy
+        result = compare("half", other, "--json")
+        assert set(result.json["paired"]) == {"robust_accuracy"}
+        assert "clean_accuracy is not compared image by image: no sound outcomes.json" in result.err
 
 
 def test_main_metrics_come_first_and_the_others_by_name(compare):
@@ -294,18 +301,19 @@ def test_restricted_to_metrics_that_are_not_refused(compare):
         (["largr", "thre seed=1"], ["did you mean 'larger'?", "did you mean 'three seed=1'?"]),
         (["larger", "broken"], [") is failed; finish it first"]),
         (["larger", "twin"], ["'twin' stands for 2 runs; give one's id: "]),
-        (["larger", "silent"], ["has no protocols.json", "run its pipeline command again"]),
-        (["larger", "damaged"], ["has no protocols.json"]),
+        (["larger", "silent"], ["has no sound protocols.json", "run its pipeline command again"]),
+        (["larger", "damaged"], ["has no sound protocols.json"]),
+        (["larger", "nothing told"], ["has no sound protocols.json"]),
         (["larger", "qqqq"], ["'qqqq' names no finished pipeline run; give an id"]),
         (["larger", "twin", "broken", "nothing at all"], ["stands for", "is failed", "names no finished"]),
         (["larger", "three seed=0", "--metric", "clean_acuracy"], ["did you mean 'clean_accuracy'?"]),
         (["larger", "three seed=0", "--allow", "reference.sha"], ["did you mean 'reference.sha256'?"]),
-        (["larger", "silent", "--metric", "q", "--allow", "q"], ["no protocols", "--metric:", "--allow:"]),
+        (["larger", "silent", "--metric", "q", "--allow", "q"], ["no sound", "--metric:", "--allow:"]),
         ([], ["Missing argument"]),
     ],
     ids=[
-        "one", "twice", "near-misses", "unfinished", "ambiguous", "no-protocols", "odd-protocols", "unknown",
-        "all-at-once", "metric", "key", "run-and-options", "none",
+        "one", "twice", "near-misses", "unfinished", "ambiguous", "no-protocols", "odd-protocols",
+        "no-protocol", "unknown", "all-at-once", "metric", "key", "run-and-options", "none",
     ],
 )  # fmt: skip
 def test_bad_input(compare, arguments, lines):

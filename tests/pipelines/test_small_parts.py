@@ -1,5 +1,6 @@
 """Redaction, the workdir's lock, stop requests, plain progress lines."""
 
+import io
 import os
 import signal
 import subprocess
@@ -88,6 +89,22 @@ def test_plain_lines_tell_how_far_and_how_long(capsys, monkeypatch):
     assert "10/100 steps" in lines[1]
     assert "loss 1.5" in lines[1]
     assert lines[2].endswith("left")
+
+
+@pytest.mark.parametrize("width", [30, 60, 200])
+def test_a_table_is_never_cut_and_its_cells_are_harmless(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    shown = io.StringIO()
+    terminal = Terminal(file=shown)
+    terminal.rows(
+        ("metric\x1b[2J", "one\x07", "another"), [("a", "0.123456\x1b[31m", "1\nerror: x"), ("b", "2", "3")]
+    )
+    text = shown.getvalue()
+    for cell in ("metric\\x1b[2J", "one\\x07", "0.123456\\x1b[31m", "1\\nerror: x"):
+        assert cell in text
+    assert "\x1b[31m" not in text.replace("\\x1b[31m", "")
+    assert "\x07" not in text
 
 
 def test_a_bad_image_is_named_on_the_screen(capsys):
