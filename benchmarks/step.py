@@ -3,7 +3,7 @@
     python benchmarks/step.py                     WRN-16-4 at 32 px, batch 32, T = 10 and 30: about 10 minutes
     python benchmarks/step.py --compile           with torch.compile as well (minutes of compiling)
     python benchmarks/step.py --device cuda --arch wrn-34-10 --batch 128 --steps 30 --precision bf16 --compile
-    python benchmarks/step.py --arch wrn-10-1 --image-size 16 --batch 128 --steps 15    as cifar10-small
+    python benchmarks/step.py --arch wrn-10-1 --image-size 16 --batch 128 --steps 15 --attack-steps 7
 
 Every round times each variant once, in turn, so that a busy machine slows all alike. Figures are medians over
 the rounds; CPU seconds are this process's, over all threads. OMP_WAIT_POLICY=PASSIVE keeps waiting threads
@@ -42,8 +42,7 @@ from atjem.optim import make_optimizer, make_schedule
 from atjem.training_objective import Batch, Objective
 from pipelines.settings import Sgld as SgldSettings
 
-CLASSIFIER_STEPS, STEP_SIZE, EPS = 10, 0.1, 0.5
-ATTACK = ClassifierAttack(L2(EPS), STEP_SIZE, CLASSIFIER_STEPS)
+STEP_SIZE, EPS = 0.1, 0.5
 OPTIMIZER = {"name": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "betas": (0.9, 0.95)}
 Variants = dict[str, Callable[[], object]]
 
@@ -82,6 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-classes", type=int, default=10)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 30], help="values of T")
+    parser.add_argument("--attack-steps", type=int, default=10, help="of the classifier's attack")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -121,9 +121,9 @@ def step_variants(options: argparse.Namespace, num_steps: int) -> Variants:
     variants: Variants = {"straightforward": lambda: slow.step(batch, num_steps)}
     if options.precision == "bf16":
         variants["straightforward, bf16"] = in_precision
-    variants["ours"] = stepper(options, dual(), num_steps, compiled=False)
+    variants["ours"] = stepper(options, dual(options), num_steps, compiled=False)
     if options.compile:
-        variants["ours, compiled"] = stepper(options, dual(), num_steps, compiled=True)
+        variants["ours, compiled"] = stepper(options, dual(options), num_steps, compiled=True)
     return variants
 
 
@@ -133,21 +133,25 @@ def objective_variants(options: argparse.Namespace, num_steps: int) -> Variants:
     buffer = ReplayBuffer.of_noise(sgld.buffer_size, tuple(shape), sgld.reinit, rng)
     sampler = Sgld(sgld.steps, sgld.step_size, sgld.noise)
     objectives = {
-        "dat": dual(),
-        "at": AdversarialTraining(ATTACK, freezes_norm=True),
+        "dat": dual(options),
+        "at": AdversarialTraining(attack(options), freezes_norm=True),
         f"jem, {sgld.steps} steps of SGLD": JointEnergyTraining(sampler, buffer, sgld.input_noise),
     }
     return {name: stepper(options, own, num_steps, compiled=False) for name, own in objectives.items()}
 
 
-def dual() -> DualAdversarialTraining:
-    return DualAdversarialTraining(ATTACK, STEP_SIZE)
+def attack(options: argparse.Namespace) -> ClassifierAttack:
+    return ClassifierAttack(L2(EPS), STEP_SIZE, options.attack_steps)
+
+
+def dual(options: argparse.Namespace) -> DualAdversarialTraining:
+    return DualAdversarialTraining(attack(options), STEP_SIZE)
 
 
 def baseline(options: argparse.Namespace) -> Straightforward:
     model = network(options).to(options.device)
     rule = make_optimizer(model.parameters(), **OPTIMIZER)
-    return Straightforward(model, copy.deepcopy(model), rule, EPS, STEP_SIZE, CLASSIFIER_STEPS, STEP_SIZE)
+    return Straightforward(model, copy.deepcopy(model), rule, EPS, STEP_SIZE, options.attack_steps, STEP_SIZE)
 
 
 def stepper(
@@ -262,7 +266,7 @@ def step_flops(options: argparse.Namespace, num_steps: int) -> float:
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         network(options)(torch.empty(1, 3, options.image_size, options.image_size))
     forward = counter.get_total_flops()
-    return options.batch * forward * (2 * (CLASSIFIER_STEPS + num_steps) + 3 * 3)
+    return options.batch * forward * (2 * (options.attack_steps + num_steps) + 3 * 3)
 
 
 def convolution_peak(options: argparse.Namespace) -> float:
