@@ -30,6 +30,8 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 nitpicky = False
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["lines.css"]
 html_title = "AT-JEM"
 html_show_copyright = html_show_sphinx = False
 autodoc_member_order = "bysource"
