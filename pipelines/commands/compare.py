@@ -163,7 +163,7 @@ def compare(
 
     Exit codes: 0 done, 2 bad input, or a figure is refused.
     """
-    only, allowed = metric or [], allow or []
+    only, allowed = list(dict.fromkeys(metric or [])), allow or []
     try:
         found = find_runs(store_address(workdir, tracking_uri), runs)
         if problems := list(unusable(found, only, allowed)):

@@ -231,6 +231,7 @@ def test_table_leaves_out_what_is_the_same_in_all_but_the_main_metrics(compare):
     assert "the same in all: 1 more" in out
     assert _row(out, "frechet_distance") == ["frechet_distance", "0.25", "0.25"]
     assert "zebra" in compare("half", "most", "--json").json["metrics"]
+    assert "more" not in compare("half", "most", *["--metric", "zebra"] * 2).out
     assert _row(compare("half", "most", "--metric", "zebra").out, "zebra") == ["zebra", "7", "7"]
     assert _row(compare(*THREE).out, "zebra") == ["zebra", "7 ± 0"]
 
