@@ -4,15 +4,13 @@
 waits in one run: on a shared machine, runs with and without checkpoints differ by more than that.
 """
 
-import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from loop import timed
 
 from atjem.adversarial import AdversarialTraining
 from atjem.ema import Ema
@@ -81,30 +79,21 @@ def share_of_training(folder: Path) -> None:
     data = folder / "data"
     job = Job(1, 8, seed=0, test_fraction=0.2, max_bad_fraction=0)
     build(open_source("digits", "."), data / "images", job)
-    waited: list[float] = []
+    spent: dict[str, float] = {}
     for name in ("save", "close"):
-        setattr(Saver, name, timed(getattr(Saver, name), waited))
+        setattr(Saver, name, timed(getattr(Saver, name), spent, name))
     shares = []
     for number in range(ROUNDS):
-        waited.clear()
+        spent |= {"save": 0, "close": 0}
+        context = make_context(folder / str(number), data)
         started = time.perf_counter()
-        train_stage1.run(make_context(folder / str(number), data))
+        train_stage1.run(context)
         seconds = time.perf_counter() - started
-        shares.append(sum(waited) / seconds)
-    print(f"digits, {STEPS} steps of stage 1 in {seconds:.1f} s, {len(waited) - 1} checkpoints: ", end="")
-    print(f"training waits {sum(waited):.3f} s for them; {statistics.median(shares):.2%} in {ROUNDS} runs")
-
-
-def timed(method: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(*arguments: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return method(*arguments)
-        finally:
-            seconds.append(time.perf_counter() - started)
-
-    return call
+        waited = sum(spent.values())
+        shares.append(waited / seconds)
+    every = context.settings.stage1.checkpoint_every
+    print(f"digits, {STEPS} steps of stage 1 in {seconds:.1f} s, a checkpoint every {every}: ", end="")
+    print(f"training waits {waited:.3f} s for them; {statistics.median(shares):.2%} in {ROUNDS} runs")
 
 
 def make_context(folder: Path, data: Path) -> StageContext:

@@ -1,6 +1,9 @@
 """Command lines end in exit codes and one-line errors, never in boxes."""
 
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -20,13 +23,21 @@ def app_of(main: Callable[..., Any]) -> typer.Typer:
 
 
 def call(app: typer.Typer) -> int:
-    """Runs a command line. Returns its exit code; 2 with one line for options that are not understood."""
+    """Runs a command line. Returns its exit code, with one line on stderr where it could not do its work.
+
+    2: options that are not understood; 1: a full disk, a folder that may not be written, a broken pipe.
+    """
     try:
         return int(app(standalone_mode=False) or 0)
     except _UsageError as error:
         message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
         say_error(" ".join(f"command line: {message}; --help lists what is allowed".split()))
         return 2
+    except OSError as error:
+        say_error(str(error))
+        with suppress(OSError):  # what is still to be printed may have nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def say_error(text: str) -> None:

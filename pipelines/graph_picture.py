@@ -8,7 +8,7 @@ from statistics import fmean
 from markupsafe import Markup
 
 _BOX, _GAP_X, _GAP_Y = (206, 46), 44, 16  # in the drawing's own units
-_SWEEPS = 8
+_ROUNDS = 4
 _STYLE = Markup(
     "<style>svg { background: #fff; } rect { fill: #f6f7f9; stroke: #c9ced6; } "
     "path { fill: none; stroke: #8a93a0; } text { fill: #1c2026; font: 12px system-ui, sans-serif; } "
@@ -72,14 +72,14 @@ def _middles(boxes: Iterable[_Spot], links: _Links) -> dict[_Spot, int]:
     columns: dict[int, list[_Spot]] = {}
     for spot in dict.fromkeys([*boxes, *(spot for link in links for spot in link)]):
         columns.setdefault(spot.column, []).append(spot)
+    needs: dict[_Spot, list[_Spot]] = {}
+    users: dict[_Spot, list[_Spot]] = {}
+    for start, end in links:
+        needs.setdefault(end, []).append(start)
+        users.setdefault(start, []).append(end)
     middle = _stacked(columns)
-    for sweep in range(_SWEEPS):
-        forward = sweep % 2 == 1  # the last one: needs before users
-        near: dict[_Spot, list[_Spot]] = {}
-        for start, end in links:
-            own, other = (end, start) if forward else (start, end)
-            near.setdefault(own, []).append(other)
-        for column in sorted(columns, reverse=not forward):
+    for near, order in [(users, sorted(columns, reverse=True)), (needs, sorted(columns))] * _ROUNDS:
+        for column in order:
             columns[column].sort(key=lambda spot: fmean(middle[other] for other in near.get(spot, [spot])))
             middle = _stacked(columns)
     return middle

@@ -60,7 +60,7 @@ class Terminal:
 
     def say(self, text: str, style: str | None = None) -> None:
         """Without secrets, and without anything that would act on the terminal."""
-        self.console.print(_harmless(text), style=style)
+        self.console.print(visible_lines(redact(text)), style=style)
 
     def waiting(self, stages: Sequence[str], process: str) -> None:
         at_work = f" on {', '.join(stages)}" if stages else ""
@@ -203,10 +203,6 @@ class Terminal:
         for first, state, *others in cells[1:]:
             table.add_row(first, Text(state, _COLOURS.get(state, "")), *others)
         self.console.print(table, soft_wrap=False)
-
-
-def _harmless(text: str) -> str:
-    return visible_lines(redact(text))
 
 
 _LABELS = {"contrastive_steps": "T", "images_per_second": "img/s"}

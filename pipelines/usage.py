@@ -3,12 +3,11 @@
 import os
 import signal
 import sys
-from contextlib import suppress
 from typing import NoReturn
 
 import typer
 
-from data.command_line import call, say_error
+from data.command_line import call
 from pipelines.problems import BadInput
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -24,11 +23,6 @@ def run_app(app: typer.Typer) -> NoReturn:
         for problem in bad.problems:
             typer.echo(str(problem), err=True)
         code = BAD_INPUT
-    except OSError as error:  # a full disk, a folder that may not be written, a pipe that nobody reads
-        say_error(str(error))
-        with suppress(OSError):  # what is still to be printed has nowhere to go
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     except (KeyboardInterrupt, typer.Abort, SystemExit) as end:
         # typer turns Ctrl-C into an exit, and Ray, while it starts, SIGTERM into one with its number
         if isinstance(end, SystemExit) and end.code not in (INTERRUPTED, signal.SIGTERM):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -79,6 +80,13 @@ def test_bad_input_is_one_line(tmp_path, words, named):
     assert found.code == 2
     assert len(found.errors) == 1
     assert named in found.errors[0]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "pipelines", "dag", "--pipeline", "digits", "--workdir", str(tmp_path)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
 def test_names_may_be_markup():

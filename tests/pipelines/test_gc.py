@@ -100,6 +100,7 @@ def test_kept_recipes_keep_theirs_and_others_go(store):
     [
         (["--keep", "digit"], "error: --pipeline: 'digit'; did you mean 'digits'?"),
         (["--keep", "digits sead=1"], "error: sead: unknown setting"),
+        (["--keep", 'digits "'], "error: --keep: 'digits \""),
         (["--workdir", "nowhere"], "error: --workdir: 'nowhere'; no workdir"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipelines.problems import BadInput
-from pipelines.recipe import load_recipe
+from pipelines.recipe import load_recipe, shipped_recipes
 from pipelines.settings import flatten
 from sweeps.cli import SPACE
 from sweeps.space import Space, incomparable, parse_space
@@ -22,18 +22,7 @@ def _parse(settings: dict, **more: object) -> tuple[Space, list[str]]:
     return space, [str(problem) for problem in problems]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        "digits",
-        "cifar10-small",
-        "cifar10",
-        "cifar100",
-        "imagenet256",
-        "imagenet256-wrn50x4",
-        "imagenet256-convnext-large",
-    ],
-)
+@pytest.mark.parametrize("recipe", shipped_recipes())
 def test_shipped_space_fits_every_recipe(recipe):
     settings = load_recipe(recipe)[0].settings
     space, problems = parse_space(SPACE.read_text(), "pgd.yaml", recipe, (), settings)
