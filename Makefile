@@ -57,7 +57,7 @@ docs: .venv/.installed-test  ## Build the pages of docs/ into docs/_build, warni
 pictures: .venv/.installed-test  ## Take docs/*.png of the full digits run and a changed one (5 minutes each, once)
 	$(BIN)/python pipelines/run.py --pipeline digits
 	$(BIN)/python pipelines/run.py --pipeline digits --set stage2.contrastive.step_size=0.2
-	ATJEM_PICTURES=1 $(BIN)/python -m pytest tests/pipelines/test_browser.py
+	ATJEM_PICTURES=1 $(BIN)/python -m pytest tests/test_pages.py
 
 clean:  ## Remove the virtual environment (runs/ stays)
 	rm -rf .venv build *.egg-info

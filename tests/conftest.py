@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reader import COMMANDS, README, RUNS, SHELL, SMALLER
-from reader import run as run_as_reader
-from running import ROOT, Result, command
+
+from tests.support.readme import COMMANDS, README, RUNS, SHELL, SMALLER
+from tests.support.readme import run as run_as_reader
+from tests.support.running import ROOT, Result, command
 
 
 @pytest.fixture(scope="session")

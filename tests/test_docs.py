@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from reader import COMMANDS
-from running import ROOT
 
 from pipelines.settings import Settings
+from tests.support.readme import COMMANDS
+from tests.support.running import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from running import ROOT
+
+from tests.support.running import ROOT
 
 PAGES = {
     name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("reliability", "security")

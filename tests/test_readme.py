@@ -15,9 +15,10 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from reader import COMMANDS, README, SHELL, SMALLER, find, run
-from running import ROOT
-from servers import s3_environment, s3_server
+
+from tests.support.readme import COMMANDS, README, SHELL, SMALLER, find, run
+from tests.support.running import ROOT
+from tests.support.servers import s3_environment, s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

@@ -1,6 +1,6 @@
 """What each network weighs: parameters, work and memory, known without importing torch.
 
-The figures are those that tests/atjem/test_footprint.py counts on tensors without values.
+The figures are those that tests/atjem/models/test_footprint.py counts on tensors without values.
 """
 
 from dataclasses import dataclass

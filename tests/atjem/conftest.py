@@ -68,8 +68,9 @@ def images():
 @pytest.fixture(scope="session")
 def resnet():
     """torchvision's ResNet-18; imports of the source networks wait until a test needs one."""
-    from published_sources import NUM_CLASSES, shuffle
     from torchvision.models import resnet18
+
+    from tests.support.published_sources import NUM_CLASSES, shuffle
 
     return shuffle(resnet18(num_classes=NUM_CLASSES))
 
@@ -77,7 +78,7 @@ def resnet():
 @pytest.fixture(scope="session")
 def wide():
     """TRADES' WRN-16-1."""
-    from published_sources import NUM_CLASSES, TradesWideResNet, shuffle
+    from tests.support.published_sources import NUM_CLASSES, TradesWideResNet, shuffle
 
     return shuffle(TradesWideResNet(16, 1, NUM_CLASSES))
 
@@ -85,7 +86,7 @@ def wide():
 @pytest.fixture(scope="session")
 def convnext():
     """A ConvNeXt-T-CvSt."""
-    from published_sources import NUM_CLASSES, convnext_cvst, shuffle
+    from tests.support.published_sources import NUM_CLASSES, convnext_cvst, shuffle
 
     return shuffle(convnext_cvst(NUM_CLASSES))
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile import ask_each
 from PIL import Image
 from torch_fidelity.utils import create_feature_extractor
 
@@ -28,6 +27,7 @@ from atjem.fidelity import (
     make_extractor,
     standard_names,
 )
+from tests.support.hostile import ask_each
 
 NAMES = {
     "frechet_distance",

@@ -5,7 +5,12 @@ import re
 import pytest
 import torch
 import torchvision
-from published_sources import (
+
+from atjem.checkpoint import save_model
+from atjem.models.registry import ModelSpec, build_model
+from atjem.published import export_published, load_published, load_start
+from atjem.published_layouts import LAYOUTS, split_wrappers
+from tests.support.published_sources import (
     IDENTITY,
     MEAN,
     NUM_CLASSES,
@@ -19,11 +24,6 @@ from published_sources import (
     shuffle,
     with_prefix,
 )
-
-from atjem.checkpoint import save_model
-from atjem.models.registry import ModelSpec, build_model
-from atjem.published import export_published, load_published, load_start
-from atjem.published_layouts import LAYOUTS, split_wrappers
 
 
 @pytest.mark.parametrize("key", ["model", "state_dict"])

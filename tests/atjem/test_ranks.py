@@ -7,19 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import atjem
+from tests.support.running import ROOT
 
-ROOT = Path(atjem.__file__).parents[1]
 STEPS, BATCH = 20, 8
 WORKER = """
 import sys, torch, torch.distributed as dist
-sys.path.insert(0, sys.argv[4])
-from test_ranks import train
+from tests.atjem.test_ranks import train
 rank, world = int(sys.argv[2]), int(sys.argv[3])
 if world > 1:
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[5]}/meet", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[4]}/meet", rank=rank, world_size=world)
 result = train(sys.argv[1], rank, world)
-torch.save(result, f"{sys.argv[5]}/{rank}.pt")
+torch.save(result, f"{sys.argv[4]}/{rank}.pt")
 if world > 1:
     dist.destroy_process_group()
 """
@@ -93,7 +91,6 @@ def run(kind: str, world: int, folder: Path) -> list[dict]:
                 kind,
                 str(rank),
                 str(world),
-                str(Path(__file__).parent),
                 str(folder),
             ],
             cwd=ROOT,

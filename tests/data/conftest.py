@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
-from planted import ACCESS_KEY, SECRET_KEY
 from pyarrow import fs
 
 import data
 from data.decode import ENCODERS, encode_png
 from data.shards import Dataset, Encoded, write_manifest, write_split
+from tests.support.planted import ACCESS_KEY, SECRET_KEY
 
 _NUM_IMAGES = {"train": 11, "test": 5}
 _SHARD_IMAGES = 4

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from planted import SECRET_KEY
 
 import data
 from data.build import SMALL, BadImagesError, build, here, over_processes
@@ -24,6 +23,7 @@ from data.part import Job
 from data.shards import DATASET_FILE, read_manifest
 from data.sources.base import Item, Source, SourceError, folder_source
 from data.sources.named import open_source
+from tests.support.planted import SECRET_KEY
 
 
 def job(**changes) -> Job:

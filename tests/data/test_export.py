@@ -301,7 +301,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from data.writers import write_npz, write_pngs
-from test_export import Failing
+from tests.data.test_export import Failing
 
 fail = lambda: os.kill(os.getpid(), signal.SIGKILL)
 {"npz": write_npz, "png": write_pngs}[sys.argv[1]](Path(sys.argv[2]), Failing(fail), torch.zeros(5).long())
@@ -310,7 +310,7 @@ fail = lambda: os.kill(os.getpid(), signal.SIGKILL)
 
 @OPTIONS
 def test_kill_leaves_nothing_under_the_name(tmp_path, run_python, option):
-    done = run_python("-c", KILLED, option, tmp_path / "a", PYTHONPATH=str(Path(__file__).parent))
+    done = run_python("-c", KILLED, option, tmp_path / "a")
     assert done.returncode == -signal.SIGKILL, done.stderr
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".a.")

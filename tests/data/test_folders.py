@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from planted import SECRET_KEY
 
 import data
 from data.fetch import FetchedFolder
 from data.folders import UNFINISHED, FolderError, LocalFolder, as_folder, locked
 from data.redact import has_secrets
+from tests.support.planted import SECRET_KEY
 
 
 @pytest.fixture(params=["local", "s3"])

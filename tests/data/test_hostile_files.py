@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile import Answer, ask_each
 from PIL import Image
+
+from tests.support.hostile import Answer, ask_each
 
 ASK_SOURCE = """
 from data.decode import UndecodableError, read_square

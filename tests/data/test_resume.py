@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import data
 from data.batches import Stream, paired_views
 from data.build import build
 from data.images import Images, ShardImages, open_images
@@ -23,15 +22,14 @@ from data.shards import MANIFEST_FILE, SCHEMA, Dataset, read_manifest
 from data.sources.base import folder_source
 from data.sources.noise import NoiseImages
 from data.stream import rank_part
+from tests.support.running import ROOT
 
-ROOT = Path(data.__file__).parents[1]
 BATCH, STEPS = 8, 13  # of 40 training images: five batches an epoch, three images left over
 AUGMENTS = {"squares": "crop4+flip+autoaugment+cutout16", "frames": "rrc+flip"}
 WORKER = """
 import hashlib, sys, time, torch
 from pathlib import Path
-sys.path.insert(0, sys.argv[7])
-from test_resume import make_stream
+from tests.data.test_resume import make_stream
 torch.set_num_threads(1)
 shards, augment, log = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 rank, world, first = map(int, sys.argv[4:7])
@@ -69,7 +67,7 @@ def shards(request, tmp_path, write_images):
 
 def start(shards: Path, augment: str, log: Path, rank: int, world: int, first: int = 0) -> subprocess.Popen:
     numbers = map(str, (rank, world, first))
-    arguments = [str(shards), augment, str(log), *numbers, str(Path(__file__).parent)]
+    arguments = [str(shards), augment, str(log), *numbers]
     return subprocess.Popen([sys.executable, "-c", WORKER, *arguments], cwd=ROOT)
 
 

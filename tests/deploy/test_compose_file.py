@@ -16,10 +16,18 @@ from urllib.request import Request, urlopen
 
 import boto3
 import pytest
-from deploy_servers import credentials, free_port, postgres, postgres_programs, running, simulated_aws
-from deployed import DEPLOY, read_yaml, texts
 from mlflow import MlflowClient
-from running import ROOT
+
+from tests.support.deploy_servers import (
+    credentials,
+    free_port,
+    postgres,
+    postgres_programs,
+    running,
+    simulated_aws,
+)
+from tests.support.deployed import DEPLOY, read_yaml, texts
+from tests.support.running import ROOT
 
 FILE = read_yaml("docker-compose.yaml")
 SERVICES = FILE["services"]

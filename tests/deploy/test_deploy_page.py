@@ -6,10 +6,20 @@ import sys
 from urllib.parse import urlparse
 
 import pytest
-from deployed import DEPLOY, README, commands, explained, option, overrides, placeholders, read_yaml, texts
-from running import ROOT
 
 from pipelines.recipe import load_recipe
+from tests.support.deployed import (
+    DEPLOY,
+    README,
+    commands,
+    explained,
+    option,
+    overrides,
+    placeholders,
+    read_yaml,
+    texts,
+)
+from tests.support.running import ROOT
 
 COMMANDS = commands()
 

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from deployed import DEPLOY
-from running import ROOT
+
+from tests.support.deployed import DEPLOY
+from tests.support.running import ROOT
 
 TEXT = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 LINES = re.sub(r"^#.*\n", "", TEXT, flags=re.MULTILINE).replace("\\\n", " ").splitlines()

@@ -13,8 +13,6 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from deploy_servers import credentials, simulated_aws
-from deployed import DEPLOY, commands, filled_in, overrides, read_yaml
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.commands import _bootstrap_config
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -22,6 +20,8 @@ from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
 from pipelines.compute.devices import check_resources
 from pipelines.recipe import load_recipe
+from tests.support.deploy_servers import credentials, simulated_aws
+from tests.support.deployed import DEPLOY, commands, filled_in, overrides, read_yaml
 
 FILE = DEPLOY / "ray-cluster.yaml"
 

@@ -5,10 +5,10 @@ import copy
 import kubernetes_validate
 import pytest
 import ray
-from deployed import commands, overrides, read_yaml
 
 from pipelines.compute.devices import check_resources
 from pipelines.recipe import load_recipe
+from tests.support.deployed import commands, overrides, read_yaml
 
 JOB = read_yaml("kuberay-rayjob.yaml")
 CLUSTER = JOB["spec"]["rayClusterSpec"]

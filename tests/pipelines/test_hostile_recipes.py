@@ -1,9 +1,7 @@
 """Recipes and spaces from elsewhere: refused in one line, whatever they would run, fill or lead to."""
 
 import pytest
-from hostile import Answer, ask_each
 from jinja2 import Environment
-from mlflow_server import empty_database
 
 from pipelines.files import read_json
 from pipelines.graph_picture import draw_graph
@@ -13,6 +11,8 @@ from pipelines.stages.report_page import PAGE
 from pipelines.terminal import Terminal
 from pipelines.tracking.tracker import Tracker
 from pipelines.workdir.store import Store
+from tests.support.hostile import Answer, ask_each
+from tests.support.mlflow_server import empty_database
 
 ASK_RECIPE = """
 from pipelines.recipe import load_recipe

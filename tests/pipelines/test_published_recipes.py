@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from running import ROOT
 
 from atjem.models.names import known_arch
 from pipelines.graph import STAGES
 from pipelines.recipe import RECIPES, load_recipe, shipped_recipes
 from pipelines.settings import flatten
+from tests.support.running import ROOT
 
 # arXiv 2510.13872, settings and results.
 CIFAR = {

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
-from running import reduced_arguments
 
 from pipelines.graph import STAGES
 from pipelines.preflight.settings import check_settings
 from pipelines.recipe import load_recipe
 from pipelines.smoke import smoke_settings
+from tests.support.running import reduced_arguments
 
 RECIPE = ("--pipeline", "cifar10", "--set", "model.arch=wrn-16-4")  # its own network takes minutes
 CPUS = {"CPU": 2, "GPU": 0}

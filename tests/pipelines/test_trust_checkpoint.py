@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
-from running import ROOT, reduced_arguments
-from stages import make_context, make_inputs, one_thread
 
 from atjem.checkpoint import CheckpointError
 from atjem.models.registry import ModelSpec, build_model
@@ -25,6 +23,8 @@ from pipelines.settings import Settings
 from pipelines.stages import train_stage1
 from pipelines.workdir.checkpoints import checkpoint_steps
 from pipelines.workdir.store import Store
+from tests.support.running import ROOT, reduced_arguments
+from tests.support.stages import make_context, make_inputs, one_thread
 
 
 class Marks:

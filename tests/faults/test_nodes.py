@@ -1,0 +1,72 @@
+"""A cluster of several nodes (separate raylets): one is lost in training, later another joins."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from pipelines.compute.channel import open_mailbox
+from tests.support.running import ROOT, command, reduced_arguments, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults]
+
+STEPS = 600
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head and another node, of one CPU each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        yield cluster
+        cluster.shutdown()
+
+
+def test_mailbox_is_on_the_drivers_node(cluster):
+    cluster.add_node(num_cpus=1)
+    with ray.init(address=cluster.address, log_to_driver=False):
+        nodes = [
+            open_mailbox().__ray_call__.remote(lambda mailbox: ray.get_runtime_context().get_node_id())
+            for _ in range(8)
+        ]
+        assert set(ray.get(nodes)) == {ray.get_runtime_context().get_node_id()}
+
+
+def test_training_goes_on_with_the_workers_it_can_get(cluster, tmp_path):
+    lost, log, workdir = cluster.add_node(num_cpus=1), tmp_path / "log", tmp_path / "runs"
+    changes = {"compute__num_workers": 2, "stage2__steps": STEPS, "stage2__checkpoint_every": 20}
+    arguments = [*reduced_arguments(workdir, **changes), "--until", "train_stage2", "--json"]
+    with log.open("wb") as err, (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(
+            command(*arguments, "--ray-address", cluster.address),
+            stdout=out,
+            stderr=err,
+            cwd=ROOT,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        )
+
+    def reached(step: int) -> bool:
+        steps = [int(path.name[5:]) for path in workdir.glob("checkpoints/train_stage2/*/step_*")]
+        return max(steps, default=0) >= step
+
+    wait_for(lambda: reached(60), process, log)
+    cluster.remove_node(lost, allow_graceful=False)
+    wait_for(lambda: "with 1 workers in place of 2, the same global batch" in log.read_text(), process, log)
+    at = max(int(path.name[5:]) for path in workdir.glob("checkpoints/train_stage2/*/step_*"))
+    wait_for(lambda: reached(at + 40), process, log)
+    cluster.add_node(num_cpus=1)
+    more = "there is room for more workers; goes on from its last checkpoint with 2 workers"
+    wait_for(lambda: more in log.read_text(), process, log)
+    assert process.wait(timeout=400) == 0, log.read_text()
+    result = json.loads((tmp_path / "out").read_text().splitlines()[-1])
+    (stage2,) = [row for row in result["stages"] if row["name"] == "train_stage2"]
+    curve = json.loads((Path(stage2["artifact"]) / "curve.json").read_text())
+    assert [point["step"] for point in curve] == list(range(5, STEPS + 1, 5))
+    assert not re.search("Traceback", log.read_text())

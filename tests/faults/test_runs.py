@@ -1,0 +1,270 @@
+"""What was found by attacking: each of these once gave a wrong number, a traceback or lost work."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipelines.workdir.store import Store
+from tests.support.running import ROOT, command, reduced_arguments
+
+# The shortest whole run: no stage-1 figures, no AutoAttack, nothing to choose.
+FAST = {
+    "stage1__steps": 6,
+    "stage2__steps": 4,
+    "evaluate__stage1": "false",
+    "evaluate__robust__attack": "pgd",
+    "sample__step_candidates": "[]",
+    "sample__steps": 3,
+    "stage1__batch_size": 16,
+    "stage2__batch_size": 16,
+}
+
+
+def _paint(folder: Path, seed: int) -> None:
+    """Bitmaps, whose size does not depend on what they show; written with one fixed time."""
+    rng = np.random.default_rng(seed)
+    for label in range(4):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        for index in range(20):
+            path = folder / str(label) / f"{index}.bmp"
+            Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+            os.utime(path, ns=(10**18, 10**18))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.faults
+def test_forced_stage_that_comes_out_differently_is_trained_from_anew(pipeline, tmp_path):
+    images, workdir = tmp_path / "images", tmp_path / "runs"
+    arguments = reduced_arguments(workdir, **FAST, data__in=images)
+    _paint(images, seed=1)
+    assert pipeline(*arguments).code == 0
+    before = {
+        path.parent.parent.name: path.read_bytes() for path in workdir.glob("artifacts/*/*/model.safetensors")
+    }
+    _paint(images, seed=2)  # same names, sizes and times: only --force can tell
+    assert {s["status"] for s in pipeline(*arguments, "--json").json["stages"]} == {"cached"}
+    result = pipeline(*arguments, "--force", "preprocess", "--json")
+    assert result.code == 0, result.err
+    assert {stage["status"] for stage in result.json["stages"]} == {"ran"}
+    after = {
+        path.parent.parent.name: path.read_bytes() for path in workdir.glob("artifacts/*/*/model.safetensors")
+    }
+    assert set(after) == {"reference_stats", "train_stage1", "train_stage2"}
+    assert all(before[stage] != after[stage] for stage in after)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.faults
+def test_run_killed_when_a_forced_stage_came_out_differently_leaves_nothing_stale(pipeline, tmp_path):
+    images, workdir = tmp_path / "images", tmp_path / "runs"
+    arguments = [*reduced_arguments(workdir, **FAST, data__in=images), "--until", "train_stage1"]
+    _paint(images, seed=1)
+    assert pipeline(*arguments).code == 0
+    (manifest,) = workdir.glob("artifacts/preprocess/[!.]*/manifest.json")
+    (model,) = workdir.glob("artifacts/train_stage1/[!.]*/model.safetensors")
+    before, there = model.read_bytes(), manifest.read_bytes()
+    _paint(images, seed=2)
+    process = subprocess.Popen(command(*arguments, "--force", "preprocess"), cwd=ROOT)
+    while process.poll() is None and (not manifest.exists() or manifest.read_bytes() == there):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    time.sleep(5)  # its Ray processes notice within seconds and end
+    result = pipeline(*arguments, "--json")
+    assert result.code == 0, result.err
+    assert {s["name"]: s["status"] for s in result.json["stages"]}["train_stage1"] in ("ran", "resumed")
+    assert model.read_bytes() != before
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.faults
+def test_divergence_is_a_failure_and_never_a_number(pipeline, tmp_path):
+    arguments = reduced_arguments(tmp_path, **FAST, stage1__optimizer__lr=1e30)
+    result = pipeline(*arguments, "--until", "train_stage2", "--json")
+    assert result.code == 1
+    assert "training diverged again: the loss is nan" in result.errors[0]
+    statuses = {stage["name"]: stage["status"] for stage in result.json["stages"]}
+    assert (statuses["train_stage1"], statuses["train_stage2"]) == ("failed", "skipped")
+    status = pipeline(*arguments, "--status", "--json").json
+    states = {stage["name"]: stage for stage in status["stages"]}
+    assert states["preprocess"]["status"] == "finished"
+    assert states["train_stage1"]["status"] == "failed"
+    assert "training diverged" in states["train_stage1"]["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.faults
+def test_jem_diverges_as_an_outcome_of_its_last_sound_checkpoint(pipeline, tmp_path):
+    """What the method replaces: its instability is recorded, and the model before it is measured."""
+    jem = {"stage2__objective": "jem", "stage2__sgld__buffer_size": 100, "stage2__sgld__steps": 2}
+    ever_faster = {"stage2__optimizer__lr": 2e4, "stage2__optimizer__warmup_steps": 10**6}  # 0.02 more a step
+    changed = FAST | jem | ever_faster | {"stage2__steps": 300}
+    arguments = reduced_arguments(tmp_path, **changed)
+    result = pipeline(*arguments, "--until", "sample", "--json")
+    assert result.code == 0, result.err
+    (folder,) = [Path(row["artifact"]) for row in result.json["stages"] if row["name"] == "train_stage2"]
+    metrics = json.loads((folder / "manifest.json").read_text())["metrics"]
+    assert 0 < metrics["steps"] < metrics["diverged_at_step"] <= 300
+    weights = load_file(folder / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert result.json["metrics"]["diverged_at_step"] == metrics["diverged_at_step"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.faults
+def test_two_runs_at_once_take_turns(pipeline, tmp_path):
+    """The second waits, then finds all of it finished: no stage runs twice, no point is logged twice."""
+    arguments = [*reduced_arguments(tmp_path, **FAST), "--json"]
+    with (tmp_path / "log").open("wb") as log:
+        first = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=log, cwd=ROOT)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "mlflow.db").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        second = pipeline(*arguments)
+        assert first.wait(timeout=300) == 0
+    assert second.code == 0
+    assert f"another run (process {first.pid}) works in this workdir" in second.err
+    assert "made by another run meanwhile: preprocess" in second.err
+    assert {stage["status"] for stage in second.json["stages"]} == {"cached"}
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        query = "select count(*) from metrics group by run_uuid, key, step having count(*) > 1"
+        assert database.execute(query).fetchall() == []
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.faults
+def test_killed_late_everything_reaches_mlflow_all_the_same(pipeline, tmp_path):
+    """The driver dies once stage 2 is published: the next call logs the model and every stage's figures."""
+    arguments = reduced_arguments(tmp_path, **FAST)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command(*arguments), stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+    deadline = time.monotonic() + 200
+    while (
+        not list(tmp_path.glob("artifacts/train_stage2/[!.]*/manifest.json")) and time.monotonic() < deadline
+    ):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(5)  # its Ray processes end by themselves
+    result = pipeline(*arguments, "--json")
+    assert result.code == 0, result.err
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    parent = client.get_run(result.json["run_id"])
+    assert len(parent.outputs.model_outputs) == 1
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    runs = client.search_runs([experiment], "")
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    stages = {
+        run.data.tags["atjem.stage"]: run.data.metrics for run in runs if "atjem.stage" in run.data.tags
+    }
+    assert "clean_accuracy" in stages["evaluate_classifier"]
+    assert "final_loss" in stages["train_stage2"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"files": {}}', '{"files": []}', "null", "[]", '{"files": {"a": 1}, "fingerprint": "abc"}', "{"],
+)
+def test_manifest_of_another_shape_is_no_artifact(tmp_path, content):
+    folder = tmp_path / "artifacts" / "sample" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(content)
+    assert Store(tmp_path).manifest("sample", "abc") is None
+    assert Store(tmp_path).manifests("sample") == []
+
+
+def test_leftovers_of_a_killed_publish_are_swept(tmp_path):
+    store = Store(tmp_path)
+    for name in (".abc.1234", ".abc.1234.old"):
+        (tmp_path / "artifacts" / "sample" / name).mkdir(parents=True)
+    store.sweep()
+    assert list((tmp_path / "artifacts" / "sample").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--tracking-uri", "postgresql://me:planted@127.0.0.1:1/db"], "--tracking-uri"),
+        (["--tracking-uri", "http://[::1"], "--tracking-uri"),
+        (["--tracking-uri", "sqlite:///"], "--tracking-uri"),
+        (["--tracking-uri", ""], "--tracking-uri"),
+        (["--workdir", "~nosuchuser/x"], "--workdir"),
+        (["--workdir", "a?b"], "--workdir"),
+        (["--workdir", "s3://me:planted@bucket/runs"], "--workdir"),
+        (["--workdir", "ftp://host/runs"], "--workdir"),
+        (["--set", "data.in=~nosuchuser/x"], "data.in"),
+        (["--set", f"model.checkpoint={'x' * 300}"], "model.checkpoint"),
+        (["--set", f"seed={'[' * 3000}"], "seed"),
+        (["--set", f"seed={'9' * 5000}"], "seed"),
+        (["--from", "evaluate_classifier", "--until", "preprocess"], "--until"),
+        (["--ray-address", "127.0.0.1:1"], "--ray-address"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[1][:30],
+)
+def test_odd_input_is_one_line_and_json(pipeline, tmp_path, arguments, named):
+    workdir = [] if "--workdir" in arguments else ["--workdir", str(tmp_path)]
+    result = pipeline("--pipeline", "digits", *workdir, *arguments, "--json", cwd=tmp_path)
+    assert result.code == 2
+    assert result.errors
+    assert all(line.startswith(f"error: {named}: ") for line in result.errors)
+    assert "Traceback" not in result.err
+    assert "planted" not in result.err + result.out
+    assert result.json["status"] == "refused"
+    assert result.json["errors"] == result.errors
+
+
+@pytest.mark.parametrize("kind", ["garbage", "folder", "truncated"])
+def test_tracking_store_that_is_no_database(pipeline, tmp_path, kind):
+    path = tmp_path / "mlflow.db"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "garbage":
+        path.write_bytes(b"no database " * 500)
+    else:
+        with sqlite3.connect(path) as database:
+            database.execute("create table a (b)")
+        path.write_bytes(path.read_bytes()[:4000])
+    result = pipeline("--pipeline", "digits", "--workdir", str(tmp_path))
+    assert result.code == 2
+    assert result.errors[0].startswith("error: --tracking-uri: ")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def test_signal_before_any_stage_ends_with_130(tmp_path, sign):
+    """Also when it comes while Ray starts; Ctrl-C also twice."""
+    process = subprocess.Popen(
+        command(*reduced_arguments(tmp_path), "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.5)
+    process.send_signal(sign)
+    if sign == signal.SIGINT:
+        time.sleep(0.2)
+        process.send_signal(sign)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 130, err.decode()
+    assert b"Traceback" not in err
+    if out:
+        assert json.loads(out.decode().strip().splitlines()[-1])["status"] == "interrupted"

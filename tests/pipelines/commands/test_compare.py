@@ -1,0 +1,469 @@
+"""Comparing finished runs, on a real MLflow store that is written without running anything."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.__main__ import app
+from pipelines.comparison import compared, grouped, protocol_differences, titles
+from pipelines.tracking.run_archive import PastRun, find_runs, matching
+from pipelines.tracking.tracker import OUTCOMES_FILE, PROTOCOLS_FILE
+from pipelines.usage import run_app
+from tests.support.running import ROOT, Result
+
+SHAS = ["12ab" * 16, "34cd" * 16]
+ATTACK = {"attack.eps": 0.5, "attack.steps": [10, 20]}
+
+
+def _protocols(sha: str = SHAS[0], **attack: object) -> dict[str, dict[str, Any]]:
+    fidelity = {"reference.sha256": sha, "num_samples": 2000}
+    return {
+        "frechet_distance": fidelity,
+        "kernel_distance": fidelity,
+        "robust_accuracy": ATTACK | {f"attack.{name}": value for name, value in attack.items()},
+        "clean_accuracy": {"images.sha256": "ff" * 32},
+    }
+
+
+def _figures(clean: float, frechet: float = 0.25, **more: float) -> dict[str, float]:
+    figures = {"zebra": 7.0, "robust_accuracy": 0.5, "kernel_distance": 0.125}
+    return figures | {"clean_accuracy": clean, "frechet_distance": frechet} | more
+
+
+@dataclass(frozen=True)
+class Archived:
+    workdir: Path
+    ids: dict[str, str]  # by name, the latest
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.workdir / 'mlflow.db'}"
+
+
+class _Writer:
+    def __init__(self, workdir: Path) -> None:
+        self.client = MlflowClient(f"sqlite:///{workdir / 'mlflow.db'}")
+        self.experiments = {
+            name: self.client.create_experiment(name, (workdir / "mlartifacts" / name).as_uri())
+            for name in ("digits", "cifar10")
+        }
+        self.ids: dict[str, str] = {}
+
+    def run(
+        self,
+        name: str,
+        figures: dict[str, float],
+        protocols: dict[str, Any] | None,
+        *,
+        recipe: str = "digits",
+        status: str = "done",
+        tags: Mapping[str, str] = MappingProxyType({}),
+        outcomes: dict[str, str] | None = None,
+        **params: object,
+    ) -> None:
+        tags = {"atjem.kind": "pipeline", "atjem.status": status, **tags}
+        run_id = self._create(recipe, name, tags)
+        settings = {"seed": 0, "data.in": "digits", "stage2.contrastive.step_size": 0.1}
+        settings |= {key.replace("__", "."): value for key, value in params.items()}
+        for key, value in settings.items():
+            self.client.log_param(run_id, key, value)
+        for key, value in figures.items():
+            self.client.log_metric(run_id, key, value)
+        if protocols is not None:
+            self.client.log_dict(run_id, protocols, PROTOCOLS_FILE)
+        if outcomes is not None:
+            self.client.log_dict(run_id, outcomes, OUTCOMES_FILE)
+
+    def stage(self, parent: str, stage: str) -> None:
+        tags = {"mlflow.parentRunId": self.ids[parent], "atjem.stage": stage, "atjem.status": "done"}
+        self._create("digits", stage, tags)
+
+    def _create(self, recipe: str, name: str, tags: dict[str, str]) -> str:
+        run = self.client.create_run(self.experiments[recipe], run_name=name, tags=tags)
+        self.ids[name] = run.info.run_id
+        return str(run.info.run_id)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Archived:
+    workdir = tmp_path_factory.mktemp("runs")
+    writer = _Writer(workdir)
+    for seed, clean in enumerate((0.90, 0.92, 0.97)):
+        writer.run(f"three seed={seed}", _figures(clean, ood_auroc=0.75), _protocols(), seed=seed)
+    larger = {"stage2__contrastive__step_size": 0.2}
+    writer.run("larger", _figures(0.99), _protocols(), **larger)
+    writer.run("larger again", _figures(0.97), _protocols(), **larger)
+    writer.run("other reference", _figures(0.5, 9.0), _protocols(SHAS[1]), data__in="letters")
+    writer.run("weaker attack", _figures(0.5), _protocols(eps=0.25), data__in="letters", seed=1)
+    colours = {"data__in": "cifar10", "model__channels": 3, "stage1__steps": 9, "stage2__steps": 8}
+    writer.run("colours", _figures(0.9), _protocols(), recipe="cifar10", **colours)
+    writer.run("infinite", {"clean_accuracy": float("inf"), "ece": float("nan")}, _protocols(), seed=7)
+    writer.run("silent", _figures(0.5), None)
+    writer.run("broken", _figures(0.5), None, status="failed")
+    writer.run("twin", _figures(0.5), _protocols())
+    writer.run("twin", _figures(0.5), _protocols())
+    for seed in range(2):
+        made_by = {"git.commit": f"{seed}aaa"}
+        writer.run(f"code {seed}", _figures(0.5), _protocols(), tags=made_by, seed=seed)
+    writer.run("damaged", _figures(0.5), {"frechet_distance": 3})
+    for steps, (name, right) in enumerate({"half": "01", "most": "0111", "odd": "x"}.items()):
+        told = {"clean_accuracy": right * (100 // len(right)), "robust_accuracy": "0" * 100}
+        figures = _figures(right.count("1") / len(right), robust_accuracy=0)
+        writer.run(name, figures, _protocols(), outcomes=told, stage1__steps=steps)
+    wrong = {"clean_accuracy": "0" * 100, "robust_accuracy": "0" * 100}
+    writer.run("wrong", _figures(0.5, robust_accuracy=0), _protocols(), outcomes=wrong, stage1__steps=9)
+    writer.run("nothing told", _figures(0.5), {})
+    writer.stage("larger", "sample")
+    return Archived(workdir, writer.ids)
+
+
+@pytest.fixture
+def compare(archive, monkeypatch, capsys) -> Iterator[Callable[..., Result]]:
+    """Runs `python -m pipelines compare ...` in this process, over the module's store."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str, workdir: Path = archive.workdir) -> Result:
+        words = ["pipelines", "compare", *arguments, "--workdir", str(workdir)]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as ended:
+            run_app(app)
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _row(text: str, name: str) -> list[str]:
+    """Cells of the first row of this name; two spaces or more part them."""
+    line = next(line for line in text.splitlines() if line.startswith(f"{name}  "))
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+THREE = ("three seed=0", "three seed=1", "three seed=2")
+
+
+def test_seeds_that_other_code_made_are_told(compare):
+    result = compare("code 0", "code 1")
+    assert result.code == 0
+    assert "its runs were made by commits 0aaa, 1aaa, not by seed alone" in result.out
+
+
+def test_seeds_are_one_column_with_mean_and_sample_deviation(compare):
+    result = compare(*THREE, "--json")
+    assert result.code == 0
+    assert [column["title"] for column in result.json["columns"]] == ["3 seeds"]
+    [clean] = result.json["metrics"]["clean_accuracy"]
+    assert clean["mean"] == pytest.approx(0.93)  # of 0.90, 0.92, 0.97
+    assert clean["std"] == pytest.approx(0.0013**0.5)  # (0.03^2 + 0.01^2 + 0.04^2) / 2
+    assert clean["num"] == 3
+    assert _row(result.err, "clean_accuracy") == ["clean_accuracy", "0.93 ± 0.03606"]
+    assert "the settings are the same" in result.err
+    assert "beware" not in result.err
+
+
+def test_columns_are_titled_by_the_settings_that_differ(compare, archive):
+    result = compare(*THREE, "larger", "--json")
+    first, second = result.json["columns"]
+    assert first["title"] == "stage2.contrastive.step_size=0.1"
+    assert second["title"] == "stage2.contrastive.step_size=0.2"
+    assert second["runs"] == [{"run_id": archive.ids["larger"], "name": "larger", "seed": 0}]
+    assert [run["seed"] for run in first["runs"]] == [0, 1, 2]
+    assert result.json["differing"] == {"stage2.contrastive.step_size": ["0.1", "0.2"]}
+    assert result.json["metrics"]["clean_accuracy"][1] == {"mean": 0.99, "std": None, "num": 1}
+    assert result.json["metrics"]["ood_auroc"][1] is None
+
+
+def test_table_for_people(compare):
+    result = compare(*THREE, "larger")
+    assert result.code == 0
+    assert result.err == ""
+    assert _row(result.out, "metric") == [
+        "metric",
+        "stage2.contrastive.step_size=0.1",
+        "stage2.contrastive.step_size=0.2",
+    ]
+    assert "3 seeds" in result.out.splitlines()[1]
+    assert _row(result.out, "clean_accuracy") == ["clean_accuracy", "0.93 ± 0.03606", "0.99"]
+    assert _row(result.out, "ood_auroc") == ["ood_auroc", "0.75 ± 0"]  # the other column is empty
+    assert _row(result.out, "stage2.contrastive.step_size") == ["stage2.contrastive.step_size", "0.1", "0.2"]
+
+
+def test_accuracies_on_the_same_images_are_compared_image_by_image(compare):
+    result = compare("half", "most")
+    assert _row(result.out, "difference from stage1.steps=0 (95 %)")[1:] == ["stage1.steps=1"]
+    (clean,) = [line for line in result.out.splitlines() if line.startswith("clean_accuracy, 100 images")]
+    assert "+0.2500 (+0.1594 to +0.3308)" in clean
+    paired = compare("half", "most", "--json").json["paired"]
+    (robust,) = paired["robust_accuracy"]
+    assert (robust["difference"], robust["num"]) == (0.0, 100)
+    assert robust["high"] == -robust["low"] == pytest.approx(0.0192, abs=1e-4)
+
+
+def test_runs_that_tell_nothing_of_their_images_are_not_paired(compare):
+    assert compare("half", "larger", "--json").json["paired"] == {}
+    for other in ("odd", "wrong"):  # no digits; digits whose mean is another accuracy
+        result = compare("half", other, "--json")
+        assert set(result.json["paired"]) == {"robust_accuracy"}
+        assert "clean_accuracy is not compared image by image: no sound outcomes.json" in result.err
+
+
+def test_main_metrics_come_first_and_the_others_by_name(compare):
+    names = list(compare("larger", "three seed=0", "--json").json["metrics"])
+    main = ["clean_accuracy", "robust_accuracy", "ood_auroc", "frechet_distance", "kernel_distance"]
+    assert names == [*main, "zebra"]
+
+
+def test_table_leaves_out_what_is_the_same_in_all_but_the_main_metrics(compare):
+    out = compare("half", "most").out
+    assert "zebra" not in out
+    assert "the same in all: 1 more" in out
+    assert _row(out, "frechet_distance") == ["frechet_distance", "0.25", "0.25"]
+    assert "zebra" in compare("half", "most", "--json").json["metrics"]
+    assert "more" not in compare("half", "most", *["--metric", "zebra"] * 2).out
+    assert _row(compare("half", "most", "--metric", "zebra").out, "zebra") == ["zebra", "7", "7"]
+    assert _row(compare(*THREE).out, "zebra") == ["zebra", "7 ± 0"]
+
+
+def test_figure_that_some_runs_of_a_column_lack_says_of_how_many_it_is(compare):
+    result = compare("three seed=0", "three seed=1", "infinite", "--json")
+    assert result.json["metrics"]["clean_accuracy"][0]["num"] == 2
+    assert "ece" not in result.json["metrics"]  # no number: absent
+    assert _row(result.err, "clean_accuracy")[1] == "0.91 ± 0.01414 (2 of 3)"
+
+
+def test_repeats_of_one_configuration_are_told(compare, archive):
+    result = compare("larger", "larger again")
+    assert result.code == 0
+    assert _row(result.out, "metric") == ["metric", "2 runs, 1 seed"]
+    ids = ", ".join(archive.ids[name][:8] for name in ("larger", "larger again"))
+    assert f"{ids} repeat one configuration" in result.out
+
+
+def test_figures_of_two_references_are_refused(compare, archive):
+    result = compare("larger", "other reference", "--json")
+    assert result.code == 2
+    labels = [f"{name} ({archive.ids[name][:8]})" for name in ("larger", "other reference")]
+    assert result.errors == [
+        "error: frechet_distance, kernel_distance: measured under different protocols: "
+        f"reference.sha256 is 12ab12ab12ab... in {labels[0]} and 34cd34cd34cd... in {labels[1]}; "
+        "compare runs of one protocol, or --allow reference.sha256 if that is what you compare"
+    ]
+    assert result.json["errors"] == result.errors
+    assert result.json["metrics"]["frechet_distance"] == [None, None]
+    assert result.json["metrics"]["clean_accuracy"][0]["mean"] == 0.99
+    ids = [archive.ids[name] for name in ("larger", "other reference")]
+    values = dict(zip(ids, SHAS, strict=True))
+    assert result.json["refused"]["frechet_distance"] == [{"key": "reference.sha256", "values": values}]
+    assert _row(result.err, "frechet_distance") == ["frechet_distance", "refused", "refused"]
+
+
+def test_figures_are_refused_within_a_column_too(compare):
+    result = compare("other reference", "weaker attack", "--json")  # one configuration, two seeds
+    assert len(result.json["columns"]) == 1
+    assert set(result.json["refused"]) == {"frechet_distance", "kernel_distance", "robust_accuracy"}
+    assert len(result.errors) == 2  # a line for each set of keys
+
+
+def test_what_may_differ_is_left_out_of_the_check_and_told(compare):
+    result = compare("larger", "other reference", "--allow", "reference.sha256")
+    assert result.code == 0
+    assert _row(result.out, "frechet_distance") == ["frechet_distance", "0.25", "9"]
+    assert "beware: frechet_distance, kernel_distance: reference.sha256 is 12ab" in result.out
+
+
+def test_allowing_one_key_leaves_the_others_checked(compare):
+    names = ("larger", "other reference", "weaker attack", "--json")
+    assert set(compare(*names, "--allow", "reference.sha256").json["refused"]) == {"robust_accuracy"}
+
+
+def test_restricted_to_metrics_that_are_not_refused(compare):
+    result = compare("larger", "other reference", "--metric", "zebra", "--metric", "clean_accuracy", "--json")
+    assert result.code == 0
+    assert list(result.json["metrics"]) == ["clean_accuracy", "zebra"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["larger"], ["error: RUN: only one given; a comparison needs two or more"]),
+        (["larger", "larger"], ["are one run, larger"]),
+        (["largr", "thre seed=1"], ["did you mean 'larger'?", "did you mean 'three seed=1'?"]),
+        (["larger", "broken"], [") is failed; finish it first"]),
+        (["larger", "twin"], ["'twin' stands for 2 runs; give one's id: "]),
+        (["larger", "silent"], ["has no sound protocols.json", "run its pipeline command again"]),
+        (["larger", "damaged"], ["has no sound protocols.json"]),
+        (["larger", "nothing told"], ["has no sound protocols.json"]),
+        (["larger", "qqqq"], ["'qqqq' names no finished pipeline run; give an id"]),
+        (["larger", "twin", "broken", "nothing at all"], ["stands for", "is failed", "names no finished"]),
+        (["larger", "three seed=0", "--metric", "clean_acuracy"], ["did you mean 'clean_accuracy'?"]),
+        (["larger", "three seed=0", "--allow", "reference.sha"], ["did you mean 'reference.sha256'?"]),
+        (["larger", "silent", "--metric", "q", "--allow", "q"], ["no sound", "--metric:", "--allow:"]),
+        ([], ["Missing argument"]),
+    ],
+    ids=[
+        "one", "twice", "near-misses", "unfinished", "ambiguous", "no-protocols", "odd-protocols",
+        "no-protocol", "unknown", "all-at-once", "metric", "key", "run-and-options", "none",
+    ],
+)  # fmt: skip
+def test_bad_input(compare, arguments, lines):
+    result = compare(*arguments, *["--json"] * bool(arguments))
+    assert result.code == 2
+    for text in lines:
+        assert sum(text in line for line in result.errors) == 1
+    assert "Traceback" not in result.err
+    if arguments:
+        empty = {"columns": [], "metrics": {}, "refused": {}, "differing": {}, "paired": {}}
+        assert result.json == empty | {"errors": result.errors}
+
+
+def test_runs_by_id_and_by_its_beginning(compare, archive):
+    ids = [archive.ids[name] for name in ("larger", "three seed=0")]
+    found = compare(ids[0], ids[1][:10], "--json").json["columns"]
+    assert [column["runs"][0]["run_id"] for column in found] == ids
+    result = compare(ids[0], ids[0][:10])
+    assert result.code == 2
+    assert "are one run" in result.errors[0]
+
+
+def test_a_stage_has_no_place_in_a_comparison(compare, archive):
+    result = compare("three seed=0", archive.ids["sample"])
+    assert result.code == 2
+    parent = f"larger ({archive.ids['larger'][:8]})"
+    assert result.errors[0].endswith(f"is a stage's run; give its pipeline's: {parent}")
+
+
+def test_runs_of_two_recipes(compare, archive):
+    columns = compare("larger", "colours", "--json").json["columns"]
+    assert (
+        [column["title"] for column in columns]
+        == [
+            f"digits, larger ({archive.ids['larger'][:8]})",  # more settings differ than a title holds
+            f"cifar10, colours ({archive.ids['colours'][:8]})",
+        ]
+    )
+
+
+@pytest.mark.parametrize("as_uri", [False, True], ids=["workdir", "uri"])
+def test_a_database_that_is_not_there_is_not_made(compare, tmp_path, as_uri):
+    uri = ["--tracking-uri", f"sqlite:///{tmp_path / 'none.db'}"] if as_uri else []
+    result = compare("a", "b", *uri, workdir=tmp_path / "none")
+    assert result.code == 2
+    assert len(result.errors) == 1
+    assert result.errors[0].startswith("error: --tracking-uri: " if as_uri else "error: --workdir: ")
+    assert "there is no " in result.errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["empty", "torn"])
+def test_a_file_that_is_no_store_is_left_as_it_is(compare, tmp_path, content):
+    path = tmp_path / "mlflow.db"
+    if content == "empty":
+        sqlite3.connect(path).close()
+    path.write_bytes(b"" if content == "empty" else b"not a database" * 99)
+    before = path.read_bytes()
+    result = compare("a", "b", workdir=tmp_path)
+    assert result.code == 2
+    assert "no database of MLflow's" in result.errors[0]
+    assert path.read_bytes() == before
+
+
+def test_an_address_that_is_none(compare):
+    result = compare("a", "b", "--tracking-uri", "nowhere")
+    assert result.code == 2
+    assert result.errors[0].startswith("error: --tracking-uri: 'nowhere'; ")
+
+
+def test_in_a_process_of_its_own(archive, tmp_path):
+    words = ["-m", "pipelines", "compare", *THREE, "larger", "--tracking-uri", archive.uri, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    keys = {"columns", "metrics", "refused", "differing", "paired", "errors"}
+    assert set(json.loads(done.stdout)) == keys
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_mlflow():
+    code = (
+        "import sys; from pipelines.__main__ import app\n"
+        "try: app(['compare', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout.count("\n    compare ") == 2
+
+
+def test_every_page_of_a_long_store_is_read(archive, monkeypatch):
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(
+        MlflowClient, "search_runs", lambda *words, **more: search(*words, **more, max_results=2)
+    )
+    assert [run.name for run in find_runs(archive.uri, THREE)] == list(THREE)
+
+
+def _past(run_id: str, protocol: dict[str, Any] | None = None, **params: str) -> PastRun:
+    metrics = {} if protocol is None else {"fid": 1.0}
+    return PastRun(run_id, f"run {run_id}", "digits", "", params, metrics, {}, {"fid": protocol or {}})
+
+
+def test_matching_prefers_the_whole_id_and_wants_four_characters():
+    runs = [_past("abcd"), _past("abcdef"), _past("abxy")]
+    assert [run.run_id for run in matching("abcd", runs)] == ["abcd"]
+    assert [run.run_id for run in matching("abcde", runs)] == ["abcdef"]
+    assert matching("abx", runs) == []
+    assert matching("run abxy", runs) == [runs[2]]
+    assert len(matching("abcd", [_past("abcd1"), _past("abcd2")])) == 2
+
+
+def test_of_runs_with_one_name_and_one_fingerprint_the_newest_is_meant():
+    def named(run_id, fingerprint):
+        return replace(_past(run_id), name="digits", tags={"atjem.fingerprint": fingerprint})
+
+    newest_first = [named("c" * 8, "x"), named("b" * 8, "x"), named("a" * 8, "x")]
+    assert [run.run_id for run in matching("digits", newest_first)] == ["c" * 8]
+    assert len(matching("digits", [*newest_first, named("d" * 8, "y")])) == 2
+
+
+def test_setting_that_only_some_runs_know_tells_them_apart():
+    groups = grouped([_past("a", seed="0"), _past("b", seed="1"), _past("c", new="x")])
+    assert [[run.run_id for run in group] for group in groups] == [["a", "b"], ["c"]]
+    assert titles(groups, {"new": [None, "x"]}) == ["new not set", "new=x"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "keys"),
+    [
+        ({"a": 1}, {"a": 1.0}, []),
+        ({"a": [1, 2]}, {"a": [1, 2]}, []),
+        ({"a": [1, 2]}, {"a": [2, 1]}, ["a"]),
+        ({"a": 1, "b": "x"}, {"a": 2, "b": "y"}, ["a", "b"]),
+        ({"a": 1}, {}, ["a"]),
+        ({"a": None}, {}, []),
+        ({"a": 1}, None, []),
+    ],
+    ids=["equal-numbers", "equal-lists", "order", "two-keys", "key-absent", "null", "metric-absent"],
+)
+def test_protocol_differences(first, second, keys):
+    assert list(protocol_differences("fid", [_past("r1", first), _past("r2", second)])) == keys
+
+
+def test_every_distinct_value_is_told_with_one_run_of_it():
+    runs = [_past(f"id{index}", {"eps": eps}, x=str(index)) for index, eps in enumerate((1, 2, 1, None))]
+    [line] = compared(runs).errors()
+    assert "eps is 1 in run id0 (id0), 2 in run id1 (id1) and not set in run id3 (id3); " in line

@@ -1,0 +1,237 @@
+"""A run with planted secrets, watched: none of them is anywhere, and nobody outside can reach its servers."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+from moto.server import ThreadedMotoServer
+from PIL import Image
+from pyarrow import fs
+
+from data.redact import redact
+from data.sources.base import SourceError
+from pipelines.stages.preprocess import _open_unchanged
+from pipelines.stages.report import _shown_setting
+from tests.support.planted import ACCESS_KEY, SECRET_KEY
+from tests.support.running import copy_project, reduced_arguments
+
+PLANTED = b"planted-"  # every secret begins with it
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "planted-environment-access",
+    "AWS_SECRET_ACCESS_KEY": "planted-environment-secret",
+    "MLFLOW_TRACKING_USERNAME": "me",
+    "MLFLOW_TRACKING_PASSWORD": "planted-environment-password",
+    "MLFLOW_TRACKING_TOKEN": "planted-environment-token",
+}
+
+
+@dataclass
+class Watched:
+    """What a run said, where it listened, and the folders that it wrote into."""
+
+    code: int
+    said: bytes
+    folders: tuple[Path, ...]
+    listened: set[tuple[str, str]] = field(default_factory=set)  # address, command
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[str]:
+    """Address of a bucket with a tree of images, secrets included."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    where = {"endpoint_override": f"{host}:{port}", "scheme": "http", "region": "us-east-1"}
+    bucket = fs.S3FileSystem(
+        access_key=ACCESS_KEY, secret_key=SECRET_KEY, allow_bucket_creation=True, **where
+    )
+    bucket.create_dir("images")
+    rng = np.random.default_rng(0)
+    for number in range(100):
+        picture = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(picture, "PNG")
+        with bucket.open_output_stream(f"images/{number % 4}/{number}.png") as out:
+            out.write(picture.getvalue())
+    options = "&".join(f"{name}={value}" for name, value in where.items())
+    yield f"s3://{ACCESS_KEY}:{SECRET_KEY}@images?{options}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """Short: Ray's sockets lie in it, whose paths may have 107 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="out-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def checkout(place: Path) -> Path:
+    """The project, with a secret in its remote's address and another in what is not committed."""
+    folder = place / "project"
+    copy_project(folder)
+    own = ["git", "-C", str(folder), "-c", "user.name=me", "-c", "user.email=me@localhost"]
+    for words in (
+        ["init", "--quiet"],
+        ["remote", "add", "origin", "https://me:planted-remote@localhost/project.git"],
+        ["add", "."],
+        ["commit", "--quiet", "--message", "all"],
+    ):
+        subprocess.run([*own, *words], check=True)
+    with (folder / "README.md").open("a") as file:
+        file.write("\npassword = planted-difference\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def watch(place: Path, checkout: Path, images: str) -> Callable[..., Watched]:
+    """Runs the command line on those images until it ends."""
+
+    def run(*words: str) -> Watched:
+        ray, said = place / "ray", place / "said"
+        sets = {"data.in": images, "stage1.batch_size": 16, "stage2.batch_size": 16}
+        changed = {name.replace(".", "__"): value for name, value in sets.items()}
+        command = [sys.executable, str(checkout / "pipelines" / "run.py")]
+        with said.open("wb") as out:
+            process = subprocess.Popen(
+                [*command, *reduced_arguments(place / "runs", **changed), *words],
+                env={**os.environ, **ENVIRONMENT, "RAY_TMPDIR": str(ray)},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=checkout,
+                start_new_session=True,
+            )
+            watched = Watched(0, b"", (place / "runs", ray))
+            while process.poll() is None:
+                watched.listened |= listening(process.pid)
+                time.sleep(0.2)
+        watched.code, watched.said = process.returncode, said.read_bytes()
+        return watched
+
+    return run
+
+
+def listening(session: int) -> set[tuple[str, str]]:
+    """Addresses that the processes of a session listen at, and what they are."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session:
+                command = process.name()
+                for socket in process.net_connections("inet"):
+                    if socket.status == psutil.CONN_LISTEN:
+                        found.add((socket.laddr.ip, command))
+        except (psutil.Error, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def holding(folders: tuple[Path, ...]) -> list[str]:
+    """Files with a planted secret in them."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    lines = ((path, line) for path in files for line in path.read_bytes().split(b"\n"))
+    return [f"{path}: {line[:200]!r}" for path, line in lines if PLANTED in line]
+
+
+@pytest.fixture(scope="module")
+def whole(watch: Callable[..., Watched]) -> Watched:
+    return watch("--until", "train_stage1", "--json")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_no_secret_is_anywhere_after_a_run(whole):
+    assert whole.code == 0, whole.said.decode()
+    assert PLANTED not in whole.said
+    workdir, ray = whole.folders
+    assert (workdir / "mlflow.db").stat().st_size
+    assert list(ray.rglob("logs/gcs_server.out"))
+    assert holding(whole.folders) == []
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.faults
+def test_every_server_of_a_run_listens_on_the_loopback_interface_alone(whole):
+    assert {"gcs_server", "raylet"} <= {command for _, command in whole.listened}
+    assert {address.removeprefix("::ffff:") for address, _ in whole.listened} == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.faults
+def test_no_secret_is_anywhere_after_a_failure(watch):
+    failed = watch("--until", "train_stage1", "--set", "stage1.optimizer.lr=1e30", "--set", "seed=1")
+    assert failed.code == 1, failed.said.decode()
+    assert b"diverged" in failed.said
+    assert PLANTED not in failed.said
+    assert holding(failed.folders) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--plan"], 0),
+        (["--status"], 0),
+        (["--tracking-uri", "http://me:planted-tracking@127.0.0.1:1"], 2),
+        (["--set", "data.in=s3://me:planted-address@nowhere/?endpoint_override=127.0.0.1:1&scheme=http"], 2),
+        (["--set", "model.checkpoint=https://me:planted-address@host/x.pt"], 2),
+        (["--plan", "--set", "model.checkpoint=https://me:planted-address@host/x.pt"], 0),
+        (["--set", "nothing=https://host/?token=planted-value"], 2),
+    ],
+    ids=["plan", "status", "tracking", "bucket", "checkpoint", "planned", "unknown"],
+)
+def test_no_secret_is_said_without_a_run(watch, words, code):
+    said = watch(*words, "--json")
+    assert said.code == code, said.said.decode()
+    assert PLANTED not in said.said
+    assert holding(said.folders) == []
+
+
+def test_a_sweep_keeps_no_secret(checkout, images, place):
+    command = [sys.executable, str(checkout / "sweeps" / "tune_pgd.py"), "--set", f"data.in={images}"]
+    done = subprocess.run(
+        [*command, "--workdir", str(place / "sweeps")],
+        capture_output=True,
+        env={**os.environ, **ENVIRONMENT},
+        cwd=checkout,
+    )
+    assert done.returncode == 2
+    assert b"error: data.in: s3://***@images?" in done.stderr
+    assert b"give secrets in the environment" in done.stderr
+    assert PLANTED not in done.stdout + done.stderr
+    assert holding((place / "sweeps",)) == []
+
+
+def test_images_that_changed_are_told_without_secrets(images):
+    settings = SimpleNamespace(data=SimpleNamespace(root="."))
+    context = SimpleNamespace(settings=settings, sources={"data.in": "another"})
+    with pytest.raises(SourceError) as caught:
+        _open_unchanged(context, "data.in", images)
+    assert "planted" not in str(caught.value)
+
+
+def test_settings_in_a_report_have_no_secrets(images):
+    assert "planted" not in _shown_setting(images)
+    assert _shown_setting("a folder@home") == "a folder@home"
+    assert _shown_setting(0.5) == 0.5
+
+
+def test_secrets_of_the_environment_are_hidden_and_paths_are_not(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "planted-key")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "planted-token")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/token")
+    monkeypatch.setenv("SHORT_TOKEN", "true")
+    text = "true: planted-key, Bearer planted-token, /var/run/token"
+    assert redact(text) == "true: ***, Bearer ***, /var/run/token"

@@ -1,0 +1,279 @@
+"""What a driver tells MLflow arrives in order and once, whatever becomes of calls; on a SQLite store."""
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+
+from atjem.checkpoint import save_model
+from atjem.models.registry import ModelSpec, build_model
+from pipelines.interrupt import StopRequest
+from pipelines.terminal import Terminal
+from pipelines.tracking.courier import Courier
+from pipelines.tracking.delivery import Server, UndeliveredError
+from pipelines.tracking.handover import bring_leftovers
+from pipelines.tracking.leftovers import deliver_leftovers
+from pipelines.tracking.outbox import outbox_folders
+from pipelines.tracking.run_names import RunNames
+from pipelines.trial import Trial
+from tests.support.mlflow_server import empty_database, free_port
+from tests.support.screen import Screen
+
+
+def _never() -> bool:
+    return False
+
+
+@pytest.fixture
+def server(tmp_path) -> Server:
+    (tmp_path / "mlflow.db").write_bytes(empty_database())
+    return Server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def screen() -> Screen:
+    return Screen()
+
+
+@pytest.fixture
+def courier(server, screen) -> Iterator[Courier]:
+    with Courier(server, "recipe", screen) as courier:
+        yield courier
+
+
+def _begin(courier: Courier) -> str:
+    run = courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {"seed": "1"}, {})
+    courier.start()
+    return run
+
+
+def _points(courier: Courier, run: str, steps: range) -> None:
+    for step in steps:
+        courier.send(courier.tracker.points, run, [{"step": step, "loss": 1 / (step + 1), "T": 2.0}])
+
+
+def _steps(server: Server, run: str, key: str = "loss") -> list[int]:
+    return [point.step for point in MlflowClient(server.uri).get_metric_history(run, key)]
+
+
+def _model(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    save_model(build_model(ModelSpec("wrn-10-1", 10, 1, 8, (0.5,), (0.5,))), folder)
+    return folder
+
+
+def test_run_is_open_before_anything_begins_and_has_its_id(courier, server):
+    run = courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {}, {})
+    assert MlflowClient(server.uri).get_run(run).info.status == "RUNNING"
+
+
+def test_run_that_cannot_be_opened_leaves_nothing_behind(tmp_path, screen):
+    server = Server(tmp_path, f"http://127.0.0.1:{free_port()}")
+    with Courier(server, "recipe", screen) as courier, pytest.raises(UndeliveredError, match="refused"):
+        courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {}, {})
+    assert outbox_folders(tmp_path) == []
+
+
+def test_everything_arrives_in_order_and_the_outbox_goes(courier, server, screen, tmp_path):
+    parent = _begin(courier)
+    stage = courier.open(courier.tracker.open_stage, parent, "train_stage2", "f", {"a": "b"})
+    _points(courier, stage, range(50))
+    Image.new("RGB", (4, 4)).save(tmp_path / "passing.png")
+    courier.send(courier.tracker.image, (stage, parent), tmp_path / "passing.png", "curves")
+    (tmp_path / "passing.png").unlink()
+    courier.send(courier.tracker.close, stage, "done")
+    courier.send(courier.tracker.close, parent, "done")
+    assert courier.wait(_never) == 0
+    courier.close()
+    client = MlflowClient(server.uri)
+    assert _steps(server, stage) == list(range(50))
+    assert client.get_run(stage).info.status == client.get_run(parent).info.status == "FINISHED"
+    for run in (stage, parent):
+        assert [file.path for file in client.list_artifacts(run, "figures")] == ["figures/curves.png"]
+    assert outbox_folders(tmp_path) == []
+    assert screen.lines == []
+
+
+def test_a_record_that_mlflow_refuses_is_set_aside_and_the_rest_goes_on(courier, server, screen):
+    run = _begin(courier)
+    for _ in range(2):
+        courier.send(courier.tracker.metrics, run, {"k" * 300: 1.0})  # MLflow takes 250 characters
+    courier.send(courier.tracker.tag, "0" * 32, {"a": "b"})  # no such run
+    courier.send(courier.tracker.file, [run], server.workdir / "artifacts" / "gone.html")
+    courier.send(courier.tracker.metrics, run, {"accuracy": 0.5})
+    assert courier.wait(_never) == 0
+    courier.close()
+    assert MlflowClient(server.uri).get_run(run).data.metrics == {"accuracy": 0.5}
+    assert courier.outbox.refused == 4
+    assert len(courier.outbox.refused_file.read_text().splitlines()) == 4
+    assert len(screen.lines) == 3  # the same words once
+    assert all(str(courier.outbox.refused_file) in line for line in screen.lines)
+
+
+def test_a_run_that_is_deleted_meanwhile_stops_nothing(courier, server, screen):
+    parent = _begin(courier)
+    stage = courier.open(courier.tracker.open_stage, parent, "sample", "f", {})
+    MlflowClient(server.uri).delete_run(stage)
+    _points(courier, stage, range(3))
+    courier.send(courier.tracker.close, stage, "done")
+    courier.send(courier.tracker.close, parent, "done")
+    assert courier.wait(_never) == 0
+    assert MlflowClient(server.uri).get_run(parent).info.status == "FINISHED"
+    assert courier.outbox.refused == 4
+
+
+def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, server, tmp_path):
+    """Every kind of call, each of them twice, as after a connection that broke between work and answer."""
+    perform = courier.tracker.perform
+
+    def twice(*args: object) -> str | None:
+        courier.tracker._logged = {}  # as another process, which has not seen the first
+        first, second = perform(*args), perform(*args)
+        assert first == second
+        return second
+
+    courier.tracker.perform = twice
+    sweep = courier.open(courier.tracker.open_sweep, "digits-1", "identity", {"a": "b"}, {}, "here")
+    trial = courier.open(
+        courier.tracker.open_parent,
+        "f",
+        "trial",
+        {"seed": "1"},
+        {},
+        trial=Trial("digits-1", sweep, 0, None, 3),
+    )
+    parent = _begin(courier)
+    stage = courier.open(courier.tracker.open_stage, parent, "train_stage2", "f", {})
+    send, tracker = courier.send, courier.tracker
+    send(
+        tracker.points,
+        stage,
+        [{"step": step, "loss": float("nan") if step == 3 else 0.1} for step in range(9)],
+    )
+    send(tracker.metrics, parent, {"accuracy": 0.5, "broken": float("nan")})
+    picture = tmp_path / "grid.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    send(tracker.image, (stage, parent), picture, "grid")
+    send(tracker.file, [stage], picture)
+    send(tracker.texts, parent, {"record.json": "{}"})
+    send(tracker.tag, stage, {"a": "b"})
+    send(tracker.describe, parent, "words", stage, "figures/grid.png")
+    send(tracker.sweep_results, sweep, {"best": float("inf")}, "note", [picture], [picture])
+    send(tracker.protocols, parent, {"accuracy": {"subset": 10}})
+    send(
+        tracker.datasets,
+        parent,
+        {"in": {"source": "x", "sha256": "0" * 64, "counts": {"train": 3, "test": 1}}},
+    )
+    send(tracker.model, parent, _model(tmp_path / "artifacts" / "train_stage2" / "f"), "model")
+    send(tracker.close, parent, "done")
+    send(tracker.fail_trial, Trial("digits-1", sweep, 0, None, None), "died")
+    assert courier.wait(_never) == 0
+    assert courier.outbox.refused == 0
+    client = MlflowClient(server.uri)
+    runs = client.search_runs([courier.tracker.experiment_id])
+    assert sorted(run.info.run_id for run in runs) == sorted([sweep, trial, parent, stage])
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        query = "select count(*) from metrics group by run_uuid, key, step having count(*) > 1"
+        assert database.execute(query).fetchall() == []
+    assert _steps(server, stage) == list(range(9))
+    run = client.get_run(parent)
+    assert len(run.inputs.dataset_inputs) == 2
+    [output] = run.outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert (logged.status, logged.source_run_id) == ("READY", parent)
+    assert {metric.key for metric in logged.metrics} == {"accuracy", "broken"}
+    assert client.get_run(trial).info.status == "FAILED"
+    assert [file.path for file in client.list_artifacts(sweep)] == ["figures", "grid.png"]
+    assert run.data.tags["mlflow.note.content"].startswith("![figures/grid.png](get-artifact?path=")
+
+
+def test_a_locked_database_is_waited_for_without_the_driver(courier, server, screen, tmp_path):
+    """Training gets a name for its run at once; MLflow gives up on a locked database after 20 seconds."""
+    parent = _begin(courier)
+    holder = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    holder.execute("begin exclusive")
+    courier.send(courier.tracker.tag, parent, {"a": "b"})
+    deadline = time.monotonic() + 90
+    while not courier.away and time.monotonic() < deadline:
+        time.sleep(0.1)
+    stage = courier.open(courier.tracker.open_stage, parent, "sample", "f", {})
+    assert courier.real(stage) == stage
+    assert stage.startswith("new-")
+    _points(courier, stage, range(5))
+    courier.send(courier.tracker.tag, parent, {"atjem.run.sample": stage})
+    holder.execute("rollback")
+    assert courier.wait(_never) == 0
+    real = str(courier.real(stage))
+    assert real != stage
+    assert _steps(server, real) == list(range(5))
+    tags = MlflowClient(server.uri).get_run(parent).data.tags
+    assert tags["atjem.run.sample"] == real
+    assert MlflowClient(server.uri).get_run(real).data.tags["mlflow.parentRunId"] == parent
+    assert "does not answer" in screen.lines[0]
+    assert screen.lines[1] == "MLflow answers again: 8 records that had waited are delivered"
+    courier.close()
+    assert RunNames(server.outboxes, server.name).real(stage) == real  # an artifact may have the name
+
+
+def _dies(courier: Courier) -> None:
+    """As a process does that is killed before it has delivered anything."""
+    courier._started = True
+    courier.close()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["by-name", "by-trial"])
+def test_a_trial_whose_process_died_is_spoken_for(server, screen, known):
+    """What it has left comes before what the sweep's driver says of its run, which it was to open."""
+    with Courier(server, "recipe", screen) as sweeps:
+        sweep = sweeps.open(sweeps.tracker.open_sweep, "digits-1", "identity", {}, {}, "here")
+        trial = Trial("digits-1", sweep, 0, None, None)
+        lost = Courier(server, "recipe", screen)
+        box = lost.outbox
+        named = box.append("open_parent", ["f", "trial 0", {}, {}], {"trial": trial}, opens_run=True).name
+        box.append("points", [named, [{"step": 1, "loss": 0.5}]], {})
+        _dies(lost)
+        sweeps.start()
+        if known:
+            sweeps.send(sweeps.tracker.close, named, "failed", "its process died")
+        else:
+            sweeps.send(sweeps.tracker.fail_trial, trial, "its process died")
+        assert sweeps.wait(_never) == 0
+    client = MlflowClient(server.uri)
+    [run] = client.search_runs([sweeps.tracker.experiment_id], f"tags.`atjem.trial` = '{trial.name}'")
+    assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 0.5})
+    assert run.data.tags["atjem.reason"] == "its process died"
+    assert outbox_folders(server.workdir) == []
+
+
+def test_leftovers_of_several_drivers_arrive_in_their_order(server, screen, tmp_path):
+    runs = []
+    for number in range(2):
+        courier = Courier(server, f"recipe-{number}", screen)
+        runs.append(courier.open(courier.tracker.open_parent, "f", "recipe", {}, {}))
+        for step in range(3):
+            courier.outbox.append("points", [runs[0], [{"step": 3 * number + step, "loss": 0.5}]], {})
+        _dies(courier)
+    found = deliver_leftovers(server, _never)
+    assert Counter(own.delivered for own in found) == {3: 2}
+    assert _steps(server, runs[0]) == list(range(6))
+    assert deliver_leftovers(server, _never) == []
+    assert outbox_folders(tmp_path) == []
+
+
+def test_what_waits_for_another_server_is_named_and_left_alone(server, screen, tmp_path, capsys):
+    other = Server(tmp_path, "http://me:planted@127.0.0.1:1")
+    lost = Courier(other, "recipe", screen)
+    lost.outbox.append("tag", ["run", {"a": "b"}], {})
+    _dies(lost)
+    bring_leftovers(server, Terminal(), StopRequest())
+    said = capsys.readouterr().out
+    assert "beware: 1 records for http://***@127.0.0.1:1 wait; to import them: python -m pipelines" in said
+    assert outbox_folders(tmp_path) == [lost.outbox.folder]

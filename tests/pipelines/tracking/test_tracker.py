@@ -1,0 +1,140 @@
+"""MLflow's side of a run, on a real SQLite store: reopening, no duplicate points, no orphans."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partialmethod
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from pipelines.tracking.tracker import Tracker
+from pipelines.trial import Trial
+from tests.support.mlflow_server import empty_database
+
+
+@pytest.fixture
+def tracker(tmp_path) -> Tracker:
+    (tmp_path / "mlflow.db").write_bytes(empty_database())
+    return Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "recipe", tmp_path / "mlartifacts")
+
+
+def _again(tracker, tmp_path):
+    return Tracker(tracker.uri, "recipe", tmp_path / "mlartifacts")
+
+
+def test_unfinished_run_is_reopened_and_a_finished_one_is_not(tracker):
+    first = tracker.open_parent("abc", "recipe", {"seed": 1}, {})
+    tracker.close(first, "failed", "because")
+    assert tracker.client.get_run(first).info.status == "FAILED"
+    assert tracker.open_parent("abc", "recipe", {"seed": 1}, {}) == first
+    assert tracker.client.get_run(first).info.status == "RUNNING"
+    assert tracker.open_parent("other", "recipe", {"seed": 2}, {}) != first
+    tracker.close(first, "done")
+    assert tracker.open_parent("abc", "recipe", {"seed": 1}, {}) != first
+
+
+def test_stage_run_is_reopened_under_the_same_parent_only(tracker):
+    parent = tracker.open_parent("abc", "recipe", {}, {})
+    stage = tracker.open_stage(parent, "sample", "f1", {})
+    assert tracker.open_stage(parent, "sample", "f1", {}) == stage
+    assert tracker.open_stage(parent, "sample", "f2", {}) != stage
+    assert tracker.open_stage("another", "sample", "f1", {}) != stage
+
+
+def test_points_are_logged_once_even_by_a_new_driver(tracker, tmp_path):
+    run = tracker.open_parent("abc", "recipe", {}, {})
+    points = [{"step": step, "loss": float(step)} for step in (1, 2, 3)]
+    tracker.points(run, points[:2])
+    tracker.points(run, points[:2])
+    _again(tracker, tmp_path).points(run, points)
+    assert [p.step for p in tracker.client.get_metric_history(run, "loss")] == [1, 2, 3]
+
+
+def test_more_points_than_one_call_takes(tracker):
+    run = tracker.open_parent("abc", "recipe", {}, {})
+    tracker.points(run, [{"step": step, "a": 0.5, "b": 1.5} for step in range(700)], prefix="stage1_")
+    assert len(tracker.client.get_metric_history(run, "stage1_b")) == 700
+
+
+def test_run_of_a_dead_process_is_closed(tracker, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from pipelines.tracking.tracker import Tracker\n"
+        f"t = Tracker({tracker.uri!r}, 'recipe', Path({str(tmp_path)!r}))\n"
+        "p = t.open_parent('dead', 'recipe', {}, {}); print(p, t.open_stage(p, 'sample', 'f', {}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    parent, stage = done.stdout.split()
+    assert tracker.client.get_run(stage).info.status == "RUNNING"
+    own = tracker.open_parent("abc", "recipe", {}, {})
+    tracker.close_orphans(None)
+    assert tracker.client.get_run(parent).info.status == "KILLED"
+    assert tracker.client.get_run(stage).info.status == "KILLED"
+    assert tracker.client.get_run(own).info.status == "RUNNING"  # its process, this one, lives
+
+
+def test_run_that_says_it_works_in_a_workdir_that_is_held_is_closed(tracker):
+    tags = {"atjem.workdir": "/workspace/runs"}
+    own, other = (
+        tracker.open_parent(name, "recipe", {}, {**tags, "atjem.workdir_id": name}) for name in ("a", "b")
+    )
+    tracker.close_orphans("a")
+    assert tracker.client.get_run(own).info.status == "KILLED"
+    assert tracker.client.get_run(other).info.status == "RUNNING"
+
+
+def test_all_runs_are_found_however_many_there_are(tracker, monkeypatch):
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", partialmethod(search, max_results=2))
+    runs = [tracker.open_parent(str(number), "recipe", {}, {"atjem.workdir_id": "a"}) for number in range(5)]
+    tracker.close_orphans("a")
+    assert {tracker.client.get_run(run).info.status for run in runs} == {"KILLED"}
+
+
+def test_secrets_do_not_reach_params_and_tags(tracker):
+    run = tracker.open_parent(
+        "abc", "recipe", {"data.in": "s3://key:hush@bucket"}, {"where": "http://a:hush@b"}
+    )
+    data = tracker.client.get_run(run).data
+    assert "hush" not in str(data.params) + str(data.tags)
+
+
+def test_picture_is_logged(tracker, tmp_path):
+    run = tracker.open_parent("abc", "recipe", {}, {})
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    tracker.image([run], tmp_path / "a.png", "grid")
+    assert [f.path for f in tracker.client.list_artifacts(run, "figures")] == ["figures/grid.png"]
+
+
+def test_a_sweeps_run_is_found_by_its_identity_and_not_by_its_name(tracker):
+    first = tracker.open_sweep("digits-1", "a", {"sampler": "tpe"}, {}, "here")
+    assert tracker.open_sweep("digits-1", "a", {"sampler": "tpe"}, {}, "here") == first
+    assert tracker.open_sweep("digits-1", "b", {"sampler": "tpe"}, {}, "here") != first
+
+
+def test_secrets_in_a_sweeps_parameters_are_hidden(tracker):
+    run = tracker.open_sweep("digits-1", "a", {"overrides": "data.in=https://bob:hunter2@host/x"}, {}, "here")
+    assert "hunter2" not in tracker.client.get_run(run).data.params["overrides"]
+
+
+def test_a_trial_has_one_run_under_its_sweeps_whatever_becomes_of_it(tracker):
+    sweep = tracker.open_sweep("digits-1", "a", {}, {}, "here")
+    trial = Trial("digits-1", sweep, 3, seed=None, rung=None)
+    run = tracker.open_parent("fingerprint", "trial 3", {}, {}, trial=trial)
+    tracker.close(run, "failed", "it diverged")
+    assert tracker.open_parent("another", "trial 3", {}, {}, trial=trial) == run
+    assert tracker.parent_of(run) == sweep
+    assert tracker.open_parent("another", "recipe", {}, {}) != run  # a pipeline run of the same fingerprint
+    other = replace(trial, parent=tracker.open_sweep("digits-1", "b", {}, {}, "here"))
+    assert tracker.open_parent("another", "trial 3", {}, {}, trial=other) != run
+
+
+def test_repeats_go_under_their_trials_run(tracker):
+    sweep = tracker.open_sweep("digits-1", "a", {}, {}, "here")
+    trial = Trial("digits-1", sweep, 3, seed=None, rung=None)
+    run = tracker.open_parent("fingerprint", "trial 3", {}, {}, trial=trial)
+    repeat = tracker.open_parent("other", "seed 1", {}, {}, trial=replace(trial, seed=1))
+    assert tracker.parent_of(repeat) == run
+    orphan = tracker.open_parent("third", "seed 1", {}, {}, trial=replace(trial, number=4, seed=1))
+    assert tracker.parent_of(orphan) == sweep  # the trial's own run is gone

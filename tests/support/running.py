@@ -1,0 +1,83 @@
+"""Running the command line as a user does; imported by tests of several rooms."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The digits recipe, small enough to run whole in about a minute. AutoAttack takes another.
+REDUCED = {
+    "stage1.steps": 30,
+    "stage1.checkpoint_every": 10,
+    "stage2.steps": 30,
+    "stage2.checkpoint_every": 10,
+    "stage2.contrastive.start_steps": 2,
+    "stage2.contrastive.max_steps": 4,
+    "sample.num_samples": 60,
+    "sample.num_selection": 40,
+    "sample.step_candidates": "[2,4]",
+    "sample.batch_size": 20,
+    "evaluate.extractor_steps": 40,
+    "evaluate.robust.attack": "pgd",
+    "evaluate.robust.num_images": 4,
+    "evaluate.ood.num_images": 50,
+    "evaluate.counterfactual.num_images": 64,
+    "evaluate.counterfactual.steps": 10,
+    "compute.log_every": 5,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The last line of stdout."""
+        return json.loads(self.out.strip().splitlines()[-1])
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error:")]
+
+
+def copy_project(folder: Path, *below: str) -> None:
+    """Copies what git tracks or would track of the project, or of some of its folders."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", *below],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+
+def reduced_arguments(workdir: Path | str, **changed: object) -> list[str]:
+    """Options for the reduced recipe; `changed` overrides by names with dots written as __."""
+    settings = REDUCED | {name.replace("__", "."): value for name, value in changed.items()}
+    sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    return ["--pipeline", "digits", "--workdir", str(workdir), *sets]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "pipelines" / "run.py"), *arguments]
+
+
+def wait_for(happened: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
+    """While the process lives; its log is the message when it ends first or nothing happens in 400 s."""
+    deadline = time.monotonic() + 400
+    while not happened():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
