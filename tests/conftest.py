@@ -1,4 +1,4 @@
-"""Fixtures shared by all rooms."""
+"""Fixtures shared by all packages. The expensive ones are made once for a whole test session."""
 
 import subprocess
 from collections.abc import Callable
@@ -10,7 +10,14 @@ from PIL import Image
 
 from tests.support.readme import COMMANDS, README, RUNS, SHELL, SMALLER
 from tests.support.readme import run as run_as_reader
-from tests.support.running import ROOT, Result, command
+from tests.support.running import ROOT, FinishedRun, Result, command
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in tests/faults/ carries its marker."""
+    for item in items:
+        if "tests/faults/" in item.path.as_posix():
+            item.add_marker(pytest.mark.faults)
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +33,7 @@ def pipeline() -> Callable[..., Result]:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory) -> Path:
-    """Where a reader stands: the project's folder, with a `runs/` and images of their own."""
+    """A reader's folder: the project's files, with a `runs/` and images of their own."""
     place = tmp_path_factory.mktemp("project")
     for name in ("pipelines", "atjem", "data", "sweeps", "Makefile", "pyproject.toml", ".venv"):
         if (ROOT / name).exists():
@@ -40,17 +47,25 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(place) -> subprocess.CompletedProcess[str]:
-    """What `make demo` runs, with fewer steps."""
+def demo(place) -> FinishedRun:
+    """The reduced `digits` run that most whole-run tests look at: what `make demo` runs, with fewer steps."""
     assert "make demo" in COMMANDS
     said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, env=SHELL, capture_output=True, text=True).stdout
     command = said.strip().splitlines()[-1].replace(".venv/bin/python", "python")
     assert f"`{command}`" in README
-    return run_as_reader(command, place, SMALLER)
+    done = run_as_reader(f"{command} --json", place, SMALLER)
+    assert done.returncode == 0, done.stderr
+    return FinishedRun(place / "runs", Result(done.returncode, done.stdout, done.stderr))
+
+
+@pytest.fixture(scope="session")
+def demo_again(demo, pipeline) -> Result:
+    """The same command once more, when everything is cached."""
+    return pipeline(*demo.arguments(), "--json")
 
 
 @pytest.fixture(scope="session")
 def changed_demo(demo, place) -> list[subprocess.CompletedProcess[str]]:
-    """The plan of a changed setting, and the run."""
+    """The README's changed setting: its plan, and its run in the same workdir."""
     commands = [command for command in RUNS if "contrastive.step_size" in command]
     return [run_as_reader(command, place, SMALLER) for command in commands]

@@ -10,8 +10,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tests.support.mlflow_server import MlflowServer
 from tests.support.running import ROOT, command, reduced_arguments, wait_for
+from tests.support.servers import MlflowServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1800)]
 

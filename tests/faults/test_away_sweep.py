@@ -8,8 +8,8 @@ import sys
 import pytest
 from mlflow import MlflowClient
 
-from tests.support.mlflow_server import MlflowServer
 from tests.support.running import ROOT, wait_for
+from tests.support.servers import MlflowServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults]
 

@@ -23,9 +23,9 @@ from pipelines.fingerprint import PACKAGES
 from tests.support.planted import SECRET_KEY
 from tests.support.running import ROOT, reduced_arguments
 from tests.support.servers import (
+    MlflowServer,
     bucket_of,
     free_port,
-    mlflow_server,
     no_postgres,
     postgres,
     s3_environment,
@@ -228,8 +228,8 @@ def job(server, tmp_path_factory) -> Iterator[Job]:
     if reason := no_postgres():
         pytest.skip(reason)
     with ExitStack() as stack:
-        tracking = stack.enter_context(mlflow_server(folder, stack.enter_context(postgres())))
-        yield Job(folder, stack.enter_context(nodes_of(folder, server)), tracking)
+        tracking = stack.enter_context(MlflowServer(folder, stack.enter_context(postgres())))
+        yield Job(folder, stack.enter_context(nodes_of(folder, server)), tracking.uri)
 
 
 def _kill_a_worker(nodes: Nodes) -> None:

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from tests.support.planted import SECRET_KEY
 from tests.support.running import ROOT, Result, command, reduced_arguments
-from tests.support.servers import bucket_of, mlflow_server, s3_environment, wait_until
+from tests.support.servers import MlflowServer, bucket_of, s3_environment, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults]
 
@@ -19,8 +19,8 @@ STEPS = {"stage2__steps": 400, "stage2__checkpoint_every": 20, "evaluate__stage1
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory) -> Iterator[str]:
-    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as address:
-        yield address
+    with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server.uri
 
 
 class Lab:

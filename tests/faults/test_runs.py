@@ -14,7 +14,6 @@ from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipelines.workdir.store import Store
 from tests.support.running import ROOT, command, reduced_arguments
 
 # The shortest whole run: no stage-1 figures, no AutoAttack, nothing to choose.
@@ -175,74 +174,6 @@ def test_killed_late_everything_reaches_mlflow_all_the_same(pipeline, tmp_path):
     }
     assert "clean_accuracy" in stages["evaluate_classifier"]
     assert "final_loss" in stages["train_stage2"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    ['{"files": {}}', '{"files": []}', "null", "[]", '{"files": {"a": 1}, "fingerprint": "abc"}', "{"],
-)
-def test_manifest_of_another_shape_is_no_artifact(tmp_path, content):
-    folder = tmp_path / "artifacts" / "sample" / "abc"
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(content)
-    assert Store(tmp_path).manifest("sample", "abc") is None
-    assert Store(tmp_path).manifests("sample") == []
-
-
-def test_leftovers_of_a_killed_publish_are_swept(tmp_path):
-    store = Store(tmp_path)
-    for name in (".abc.1234", ".abc.1234.old"):
-        (tmp_path / "artifacts" / "sample" / name).mkdir(parents=True)
-    store.sweep()
-    assert list((tmp_path / "artifacts" / "sample").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["--tracking-uri", "postgresql://me:planted@127.0.0.1:1/db"], "--tracking-uri"),
-        (["--tracking-uri", "http://[::1"], "--tracking-uri"),
-        (["--tracking-uri", "sqlite:///"], "--tracking-uri"),
-        (["--tracking-uri", ""], "--tracking-uri"),
-        (["--workdir", "~nosuchuser/x"], "--workdir"),
-        (["--workdir", "a?b"], "--workdir"),
-        (["--workdir", "s3://me:planted@bucket/runs"], "--workdir"),
-        (["--workdir", "ftp://host/runs"], "--workdir"),
-        (["--set", "data.in=~nosuchuser/x"], "data.in"),
-        (["--set", f"model.checkpoint={'x' * 300}"], "model.checkpoint"),
-        (["--set", f"seed={'[' * 3000}"], "seed"),
-        (["--set", f"seed={'9' * 5000}"], "seed"),
-        (["--from", "evaluate_classifier", "--until", "preprocess"], "--until"),
-        (["--ray-address", "127.0.0.1:1"], "--ray-address"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value[1][:30],
-)
-def test_odd_input_is_one_line_and_json(pipeline, tmp_path, arguments, named):
-    workdir = [] if "--workdir" in arguments else ["--workdir", str(tmp_path)]
-    result = pipeline("--pipeline", "digits", *workdir, *arguments, "--json", cwd=tmp_path)
-    assert result.code == 2
-    assert result.errors
-    assert all(line.startswith(f"error: {named}: ") for line in result.errors)
-    assert "Traceback" not in result.err
-    assert "planted" not in result.err + result.out
-    assert result.json["status"] == "refused"
-    assert result.json["errors"] == result.errors
-
-
-@pytest.mark.parametrize("kind", ["garbage", "folder", "truncated"])
-def test_tracking_store_that_is_no_database(pipeline, tmp_path, kind):
-    path = tmp_path / "mlflow.db"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "garbage":
-        path.write_bytes(b"no database " * 500)
-    else:
-        with sqlite3.connect(path) as database:
-            database.execute("create table a (b)")
-        path.write_bytes(path.read_bytes()[:4000])
-    result = pipeline("--pipeline", "digits", "--workdir", str(tmp_path))
-    assert result.code == 2
-    assert result.errors[0].startswith("error: --tracking-uri: ")
 
 
 @pytest.mark.ray

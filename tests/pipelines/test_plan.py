@@ -1,14 +1,18 @@
-"""An artifact counts while what it was made from is what it was, whatever its fingerprint says."""
+"""What a plan reuses, resumes or runs."""
 
 import pytest
+import torch
 
 from pipelines.plan import Plan, make_plan
 from pipelines.recipe import load_recipe
+from pipelines.workdir.checkpoints import new_checkpoint
 from pipelines.workdir.store import Store, essence
 
 
-def _plan(store: Store) -> Plan:
-    return make_plan(load_recipe("digits")[0].settings, store)
+def _plan(store: Store, *changes: str) -> Plan:
+    recipe, problems = load_recipe("digits", changes)
+    assert not problems
+    return make_plan(recipe.settings, store)
 
 
 def _publish(store: Store, name: str, metrics: dict[str, float]) -> None:
@@ -42,3 +46,25 @@ def test_what_came_out_differently_makes_run_again_what_was_made_from_it(tmp_pat
     assert steps["preprocess"].action == "cached"
     assert steps["train_stage1"].action == action
     assert (steps["train_stage1"].reason == "preprocess came out differently") == (action == "run")
+
+
+def test_a_look_shares_the_checkpoints_and_nothing_else(tmp_path):
+    whole, look = _plan(Store(tmp_path)), _plan(Store(tmp_path), "stage2.until=100")
+    ours, theirs = (plan.steps["train_stage2"] for plan in (whole, look))
+    assert ours.fingerprint != theirs.fingerprint
+    assert ours.key == theirs.key == ours.fingerprint
+    assert whole.steps["sample"].fingerprint != look.steps["sample"].fingerprint
+    assert whole.steps["train_stage1"].fingerprint == look.steps["train_stage1"].fingerprint
+    assert _plan(Store(tmp_path), "stage2.until=800").steps["train_stage2"].fingerprint == ours.fingerprint
+
+
+def test_a_look_goes_on_only_from_what_lies_before_it(tmp_path):
+    store = Store(tmp_path)
+    key = str(_plan(store).steps["train_stage2"].key)
+    for step in (40, 200):
+        with new_checkpoint(store.checkpoints("train_stage2", key), step) as path:
+            torch.save({}, path / "trainer.pt")
+    assert _plan(store).steps["train_stage2"].reason == "goes on from the checkpoint at step 200"
+    early = _plan(store, "stage2.until=100").steps["train_stage2"]
+    assert (early.action, early.reason) == ("resume", "goes on from the checkpoint at step 40")
+    assert _plan(store, "stage2.until=30").steps["train_stage2"].action == "run"

@@ -1,16 +1,10 @@
 """The paper's recipes: their settings as published, their plan without data, what they say is missing."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from atjem.models.names import known_arch
-from pipelines.graph import STAGES
-from pipelines.recipe import RECIPES, load_recipe, shipped_recipes
+from pipelines.recipe import RECIPES, load_recipe
 from pipelines.settings import flatten
-from tests.support.running import ROOT
 
 # arXiv 2510.13872, settings and results.
 CIFAR = {
@@ -149,31 +143,9 @@ def test_header_tells_command_hardware_hours_expectation_and_source(name):
     assert str(shown.metrics["is_mean"]) in header
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_plan_needs_no_data_and_no_torch(name, tmp_path):
-    code = (
-        "import sys; sys.argv = ['run.py', '--pipeline', sys.argv[1], '--plan', '--json', '--workdir', "
-        "sys.argv[2]]\n"
-        "import runpy\n"
-        "try:\n    runpy.run_path('pipelines/run.py', run_name='__main__')\n"
-        "except SystemExit as end:\n    assert not end.code, end.code\n"
-        "print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
-    )
-    command = [sys.executable, "-c", code, name, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    result, imported = done.stdout.strip().splitlines()[-2:]
-    stages = json.loads(result)["stages"]
-    assert imported == "[]"
-    assert [stage["name"] for stage in stages] == list(STAGES)
-    assert {stage["status"] for stage in stages} == {"run"}
-    if name != "digits":
-        assert {stage["fingerprint"] for stage in stages} == {None}
-        assert "does not exist; " in stages[0]["reason"]
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_what_is_missing_is_told_with_where_to_get_it(name, pipeline, tmp_path):
-    result = pipeline("--pipeline", name, "--workdir", str(tmp_path), "--set", f"data.root={tmp_path}")
+def test_what_is_missing_is_told_with_where_to_get_it(name, cli, tmp_path):
+    result = cli("--pipeline", name, "--workdir", str(tmp_path), "--set", f"data.root={tmp_path}")
     assert result.code == 2
     told = {line.removeprefix("error: ").split(":")[0]: line for line in result.errors}
     assert "http" in told["data.in"]

@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.problems import BadInput
-from pipelines.recipe import load_recipe, shipped_recipes
+from pipelines.recipe import RECIPES, load_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -15,7 +15,6 @@ def test_shipped_recipe_is_sound(name):
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipe_has_a_header(name):
-    from pipelines.recipe import RECIPES
 
     header = (RECIPES / f"{name}.yaml").read_text().split("\nseed:")[0]
     assert all(f"# {word}" in header for word in ("command", "hardware", "source"))
@@ -56,7 +55,6 @@ def test_bad_override_leaves_the_recipes_value_for_later_checks():
 
 
 def test_own_recipe_file(tmp_path):
-    from pipelines.recipe import RECIPES
 
     path = tmp_path / "mine.yaml"
     path.write_text((RECIPES / "digits.yaml").read_text().replace("seed: 0", "seed: 11"))
@@ -73,8 +71,45 @@ def test_missing_settings_are_named(tmp_path):
     assert {"data", "stage1", "stage2", "sample", "evaluate"} <= where
 
 
-def test_problem_is_one_line_without_secrets():
-    from pipelines.problems import Problem
+OVERRIDES = {
+    "laughs": ("published={a: &a [x,x], b: &b [*a,*a,*a,*a], c: [*b,*b,*b,*b,*b,*b,*b,*b]}", "published"),
+    "a tag": ("seed=!!python/object/apply:os.getpid []", "seed"),
+    "a section of sections": ("a" + ".a" * 5000 + "=1", "a.a"),
+    "a value of megabytes": (f"model.arch={'x' * (2 << 20)}", "model.arch"),
+    "a hundred thousand candidates": (f"sample.step_candidates=[{'1,' * 9000}]", "sample.step_candidates"),
+    "a network of ten million layers": ("model.arch=wrn-10000000-1", "model.arch"),
+}
 
-    line = str(Problem("--tracking-uri", "http://me:pass@host/?token=abc", "two\nlines"))
-    assert line == "error: --tracking-uri: http://***@host/?token=***; two lines"
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_override_is_refused(name):
+    override, where = OVERRIDES[name]
+    _, problems = load_recipe("digits", [override])
+    assert problems
+    assert all(problem.where.startswith(where) for problem in problems)
+    assert all(len(str(problem)) < 3000 for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "name", ["../pipelines/digits", "/etc/passwd", "a/b", "digits\0", "digits.yaml\0", "..", ""], ids=repr
+)
+def test_recipe_name_that_leads_away(name):
+    with pytest.raises(BadInput) as caught:
+        load_recipe(name)
+    assert str(caught.value).startswith("error: --pipeline: ")
+
+
+ODD_FILES = ["...yaml", ".hidden.yaml", "a\nb.yaml", "\x1b[2J.yaml", "a%2e%2e.yaml", "a#b.yaml", "a'b.yaml"]
+
+
+@pytest.mark.parametrize("name", ODD_FILES, ids=repr)
+def test_recipe_file_whose_name_is_no_experiments(tmp_path, name):
+    (tmp_path / name).write_text((RECIPES / "digits.yaml").read_text())
+    with pytest.raises(BadInput, match="rename the file") as caught:
+        load_recipe(str(tmp_path / name))
+    assert str(caught.value).isprintable()
+
+
+def test_an_end_beyond_the_last_step_is_refused():
+    _, [problem] = load_recipe("digits", ["stage2.until=801"])
+    assert str(problem) == "error: stage2.until: 801; must be at most steps=800"

@@ -155,7 +155,7 @@ def test_workers_are_the_recipes_where_they_fit(available, workers, gpus):
 
 
 @pytest.mark.parametrize("setting", ["evaluate.feature_extractor=random", "evaluate.robust.iterations=2"])
-def test_what_only_smoke_may_do_is_refused(setting, pipeline, tmp_path):
-    result = pipeline(*reduced_arguments(tmp_path), "--set", setting)
+def test_what_only_smoke_may_do_is_refused(setting, cli, tmp_path):
+    result = cli(*reduced_arguments(tmp_path), "--set", setting)
     assert result.code == 2
     assert "smoke" in result.errors[0]

@@ -24,7 +24,7 @@ from pipelines.stages import train_stage1
 from pipelines.workdir.checkpoints import checkpoint_steps
 from pipelines.workdir.store import Store
 from tests.support.running import ROOT, reduced_arguments
-from tests.support.stages import make_context, make_inputs, one_thread
+from tests.support.stages import make_context, one_thread
 
 
 class Marks:
@@ -35,11 +35,6 @@ class Marks:
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return os.makedirs, (str(self.mark), 0o777, True)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture
@@ -168,7 +163,6 @@ def test_a_sweep_refuses_it_too(checkpoint, mark, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.faults
 def test_a_run_that_trusts_says_so_everywhere(pipeline, checkpoint, mark, tmp_path):
     sets = {name.replace(".", "__"): value for name, value in changes(checkpoint).items()}
     arguments = reduced_arguments(tmp_path / "runs", **sets)

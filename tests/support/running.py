@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,6 +53,28 @@ class Result:
         return [line for line in self.err.splitlines() if line.startswith("error:")]
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished whole run of the reduced `digits` recipe, AutoAttack included."""
+
+    workdir: Path
+    result: Result
+
+    def arguments(self, **changed: object) -> list[str]:
+        """Options of the same run, or of one with `changed` settings, in the same workdir."""
+        return reduced_arguments(self.workdir, evaluate__robust__attack="autoattack", **changed)
+
+    def artifact(self, stage: str) -> Path:
+        (row,) = [row for row in self.result.json["stages"] if row["name"] == stage]
+        return Path(row["artifact"])
+
+    @property
+    def client(self) -> "MlflowClient":
+        from mlflow import MlflowClient  # takes seconds: most tests need none
+
+        return MlflowClient(f"sqlite:///{self.workdir / 'mlflow.db'}")
+
+
 def copy_project(folder: Path, *below: str) -> None:
     """Copies what git tracks or would track of the project, or of some of its folders."""
     listed = subprocess.run(
@@ -81,3 +106,15 @@ def wait_for(happened: Callable[[], object], process: subprocess.Popen[bytes], l
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
+
+
+def git(folder: Path, *words: str) -> None:
+    """Runs git there under a name of its own."""
+    own = ["git", "-C", str(folder), "-c", "user.name=me", "-c", "user.email=me@localhost"]
+    subprocess.run([*own, *words], check=True)
+
+
+def commit_all(folder: Path) -> None:
+    """Makes a folder a repository with everything in it committed."""
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
+        git(folder, *words)

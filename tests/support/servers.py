@@ -1,14 +1,16 @@
-"""Real servers of object storage and tracking on this machine's loopback, in processes of their own."""
+"""Real servers of object storage, tracking and databases on 127.0.0.1, in processes of their own."""
 
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from glob import glob
 from importlib.util import find_spec
 from math import inf
@@ -19,6 +21,8 @@ from threading import Event, Thread
 from pyarrow import fs
 
 from tests.support.planted import ACCESS_KEY, SECRET_KEY
+
+_START_SECONDS = 300  # on a machine that is busy with other things
 
 
 def free_port() -> int:
@@ -95,16 +99,68 @@ def s3_environment(port: int, cache: Path) -> dict[str, str]:
     }
 
 
-@contextmanager
-def mlflow_server(folder: Path, database: str | None = None) -> Iterator[str]:
-    """An MLflow server's address. database: where it keeps runs; a SQLite file of its own by default."""
-    port = free_port()
-    arguments = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    arguments += ["--workers", "1", "--backend-store-uri", database or f"sqlite:///{folder / 'mlflow.db'}"]
-    arguments += ["--artifacts-destination", str(folder / "mlartifacts")]
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with served(arguments, port, folder / "mlflow.log", **environment):
-        yield f"http://127.0.0.1:{port}"
+class MlflowServer:
+    """`mlflow server` that can be killed and started again on the same port. A context.
+
+    database: where it keeps runs; by default a SQLite file in `folder`.
+    """
+
+    def __init__(self, folder: Path, database: str = "") -> None:
+        self.folder, self.port = folder, free_port()
+        self.database = database or f"sqlite:///{folder / 'server.db'}"
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "MlflowServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        self.begin()
+        assert self._process is not None
+        process = self._process
+        wait_until(lambda: process.poll() is not None or answers(self.port), _START_SECONDS)
+        assert process.poll() is None, (self.folder / "server.log").read_text()
+
+    def begin(self) -> None:
+        """Starts the process and waits for nothing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "server.db").exists():
+            (self.folder / "server.db").write_bytes(empty_database())
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", self.database]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        extra = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, env=os.environ | extra
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to all its processes."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self.send(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@cache
+def empty_database() -> bytes:
+    """A SQLite file of MLflow's without anything in it: making one takes seconds."""
+    from mlflow import MlflowClient  # takes seconds: not every user of this module needs it
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "mlflow.db")
+        MlflowClient(f"sqlite:///{path}").search_experiments()
+        return path.read_bytes()
 
 
 class Proxy:

@@ -2,12 +2,11 @@
 
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +14,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.__main__ import app
-from pipelines.comparison import compared, grouped, protocol_differences, titles
-from pipelines.tracking.run_archive import PastRun, find_runs, matching
+from pipelines.tracking.run_archive import find_runs
 from pipelines.tracking.tracker import OUTCOMES_FILE, PROTOCOLS_FILE
-from pipelines.usage import run_app
 from tests.support.running import ROOT, Result
 
 SHAS = ["12ab" * 16, "34cd" * 16]
@@ -129,20 +125,9 @@ def archive(tmp_path_factory) -> Archived:
 
 
 @pytest.fixture
-def compare(archive, monkeypatch, capsys) -> Iterator[Callable[..., Result]]:
-    """Runs `python -m pipelines compare ...` in this process, over the module's store."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: str, workdir: Path = archive.workdir) -> Result:
-        words = ["pipelines", "compare", *arguments, "--workdir", str(workdir)]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as ended:
-            run_app(app)
-        captured = capsys.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
+def compare(archive, cli) -> Callable[..., Result]:
+    """Runs `python -m pipelines compare ...` over the module's store."""
+    return lambda *words, workdir=archive.workdir: cli("compare", *words, "--workdir", str(workdir))
 
 
 def _row(text: str, name: str) -> list[str]:
@@ -415,55 +400,3 @@ def test_every_page_of_a_long_store_is_read(archive, monkeypatch):
         MlflowClient, "search_runs", lambda *words, **more: search(*words, **more, max_results=2)
     )
     assert [run.name for run in find_runs(archive.uri, THREE)] == list(THREE)
-
-
-def _past(run_id: str, protocol: dict[str, Any] | None = None, **params: str) -> PastRun:
-    metrics = {} if protocol is None else {"fid": 1.0}
-    return PastRun(run_id, f"run {run_id}", "digits", "", params, metrics, {}, {"fid": protocol or {}})
-
-
-def test_matching_prefers_the_whole_id_and_wants_four_characters():
-    runs = [_past("abcd"), _past("abcdef"), _past("abxy")]
-    assert [run.run_id for run in matching("abcd", runs)] == ["abcd"]
-    assert [run.run_id for run in matching("abcde", runs)] == ["abcdef"]
-    assert matching("abx", runs) == []
-    assert matching("run abxy", runs) == [runs[2]]
-    assert len(matching("abcd", [_past("abcd1"), _past("abcd2")])) == 2
-
-
-def test_of_runs_with_one_name_and_one_fingerprint_the_newest_is_meant():
-    def named(run_id, fingerprint):
-        return replace(_past(run_id), name="digits", tags={"atjem.fingerprint": fingerprint})
-
-    newest_first = [named("c" * 8, "x"), named("b" * 8, "x"), named("a" * 8, "x")]
-    assert [run.run_id for run in matching("digits", newest_first)] == ["c" * 8]
-    assert len(matching("digits", [*newest_first, named("d" * 8, "y")])) == 2
-
-
-def test_setting_that_only_some_runs_know_tells_them_apart():
-    groups = grouped([_past("a", seed="0"), _past("b", seed="1"), _past("c", new="x")])
-    assert [[run.run_id for run in group] for group in groups] == [["a", "b"], ["c"]]
-    assert titles(groups, {"new": [None, "x"]}) == ["new not set", "new=x"]
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "keys"),
-    [
-        ({"a": 1}, {"a": 1.0}, []),
-        ({"a": [1, 2]}, {"a": [1, 2]}, []),
-        ({"a": [1, 2]}, {"a": [2, 1]}, ["a"]),
-        ({"a": 1, "b": "x"}, {"a": 2, "b": "y"}, ["a", "b"]),
-        ({"a": 1}, {}, ["a"]),
-        ({"a": None}, {}, []),
-        ({"a": 1}, None, []),
-    ],
-    ids=["equal-numbers", "equal-lists", "order", "two-keys", "key-absent", "null", "metric-absent"],
-)
-def test_protocol_differences(first, second, keys):
-    assert list(protocol_differences("fid", [_past("r1", first), _past("r2", second)])) == keys
-
-
-def test_every_distinct_value_is_told_with_one_run_of_it():
-    runs = [_past(f"id{index}", {"eps": eps}, x=str(index)) for index, eps in enumerate((1, 2, 1, None))]
-    [line] = compared(runs).errors()
-    assert "eps is 1 in run id0 (id0), 2 in run id1 (id1) and not set in run id3 (id3); " in line

@@ -1,7 +1,6 @@
 """`python -m pipelines gc`: what goes, what stays, and that a dry run removes nothing."""
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from pipelines.plan import make_plan
 from pipelines.recipe import load_recipe
 from pipelines.workdir.lock import locked
 from pipelines.workdir.store import Store
-from tests.support.running import ROOT, Result
+from tests.support.running import Result
 
 
 def publish(store: Store, stage: str, fingerprint: str) -> Path:
@@ -44,10 +43,9 @@ def store(tmp_path) -> Store:
     return store
 
 
-def gc(*arguments: str) -> Result:
-    command = [sys.executable, "-m", "pipelines", "gc", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
-    return Result(done.returncode, done.stdout, done.stderr)
+@pytest.fixture
+def gc(cli) -> Callable[..., Result]:
+    return lambda *words: cli("gc", *words)
 
 
 def told(store: Store, *keep: str) -> dict[str, str]:
@@ -67,7 +65,7 @@ def test_only_what_can_never_be_missed_goes(store):
     }
 
 
-def test_dry_run_removes_nothing_and_the_run_what_it_named(store):
+def test_dry_run_removes_nothing_and_the_run_what_it_named(store, gc):
     before = everything(store.workdir)
     dry = gc("--workdir", str(store.workdir), "--dry-run", "--json")
     assert dry.code == 0, dry.err
@@ -104,13 +102,13 @@ def test_kept_recipes_keep_theirs_and_others_go(store):
         (["--workdir", "nowhere"], "error: --workdir: 'nowhere'; no workdir"),
     ],
 )
-def test_bad_input_is_one_line(store, arguments, line):
+def test_bad_input_is_one_line(store, gc, arguments, line):
     result = gc("--workdir", str(store.workdir), *arguments)
     assert result.code == 2
     assert result.errors[0].startswith(line)
 
 
-def test_a_workdir_at_work_is_left_alone(store):
+def test_a_workdir_at_work_is_left_alone(store, gc):
     with locked(store.workdir, lambda _: None, lambda: False):
         result = gc("--workdir", str(store.workdir))
     assert result.code == 2

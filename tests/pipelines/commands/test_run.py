@@ -77,9 +77,9 @@ def silent_server() -> Iterator[str]:
         ("nonsense", "--set", "key.path=value"),
     ],
 )
-def test_bad_setting(pipeline, tmp_path, setting, named, allowed):
+def test_bad_setting(cli, tmp_path, setting, named, allowed):
     extra = ["--set", "evaluate.feature_extractor=inception"] if "inception" in setting else []
-    result = pipeline("--pipeline", "digits", "--workdir", str(tmp_path), "--set", setting, *extra)
+    result = cli("--pipeline", "digits", "--workdir", str(tmp_path), "--set", setting, *extra)
     assert result.code == 2
     assert len(result.errors) >= 1
     assert any(line.startswith(f"error: {named}") and allowed in line for line in result.errors)
@@ -87,10 +87,10 @@ def test_bad_setting(pipeline, tmp_path, setting, named, allowed):
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_every_problem_is_reported_at_once(pipeline, silent_server, tmp_path):
+def test_every_problem_is_reported_at_once(cli, silent_server, tmp_path):
     unwritable = tmp_path / "file"
     unwritable.write_text("")
-    result = pipeline(
+    result = cli(
         "--pipeline", "digits", "--workdir", str(unwritable / "runs"), "--tracking-uri", silent_server,
         *("--set", "stage1.classifier_attack.eps=-1"),
         *("--set", "sample.num_sample=3"),
@@ -117,22 +117,18 @@ def test_every_problem_is_reported_at_once(pipeline, silent_server, tmp_path):
     [(0, 0, False, "no image file"), (1, 40, False, "one class"), (3, 40, True, "can be decoded")],
     ids=["empty", "one-class", "undecodable"],
 )
-def test_useless_folder(pipeline, tmp_path, classes, images, broken, text):
+def test_useless_folder(cli, tmp_path, classes, images, broken, text):
     folder = _tree(tmp_path / "images", classes, images, broken=broken)
     folder.mkdir(exist_ok=True)
-    result = pipeline(
-        "--pipeline", "digits", "--workdir", str(tmp_path / "runs"), "--set", f"data.in={folder}"
-    )
+    result = cli("--pipeline", "digits", "--workdir", str(tmp_path / "runs"), "--set", f"data.in={folder}")
     assert result.code == 2
     assert any(line.startswith("error: data.in: ") and text in line for line in result.errors)
 
 
-def test_damaged_checkpoint_is_refused(pipeline, tmp_path):
+def test_damaged_checkpoint_is_refused(cli, tmp_path):
     (tmp_path / "model.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    result = pipeline(
-        "--pipeline", "digits", "--workdir", str(tmp_path), "--set", f"model.checkpoint={tmp_path}"
-    )
+    result = cli("--pipeline", "digits", "--workdir", str(tmp_path), "--set", f"model.checkpoint={tmp_path}")
     assert result.code == 2
     assert any("model.json does not describe a model" in line for line in result.errors)
 
@@ -150,8 +146,8 @@ def test_damaged_checkpoint_is_refused(pipeline, tmp_path):
     ],
     ids=["near-miss", "no-file", "path-separators", "no-recipe", "no-option", "no-stage", "from-too-late"],
 )
-def test_bad_usage(pipeline, tmp_path, arguments, text):
-    result = pipeline(*arguments, cwd=tmp_path)
+def test_bad_usage(cli, tmp_path, arguments, text):
+    result = cli(*arguments, cwd=tmp_path)
     assert result.code == 2
     assert len(result.errors) == 1
     assert text in result.errors[0]
@@ -161,9 +157,41 @@ def test_bad_usage(pipeline, tmp_path, arguments, text):
 @pytest.mark.parametrize(
     "content", ["[1, 2]", "a: [", "a: !!python/object:os.system x"], ids=["list", "torn", "tag"]
 )
-def test_recipe_file_that_is_none(pipeline, tmp_path, content):
+def test_recipe_file_that_is_none(cli, tmp_path, content):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(content)
-    result = pipeline("--pipeline", str(recipe))
+    result = cli("--pipeline", str(recipe))
     assert result.code == 2
     assert result.errors[0].startswith(f"error: {recipe}: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--tracking-uri", "postgresql://me:planted@127.0.0.1:1/db"], "--tracking-uri"),
+        (["--tracking-uri", "http://[::1"], "--tracking-uri"),
+        (["--tracking-uri", "sqlite:///"], "--tracking-uri"),
+        (["--tracking-uri", ""], "--tracking-uri"),
+        (["--workdir", "~nosuchuser/x"], "--workdir"),
+        (["--workdir", "a?b"], "--workdir"),
+        (["--workdir", "s3://me:planted@bucket/runs"], "--workdir"),
+        (["--workdir", "ftp://host/runs"], "--workdir"),
+        (["--set", "data.in=~nosuchuser/x"], "data.in"),
+        (["--set", f"model.checkpoint={'x' * 300}"], "model.checkpoint"),
+        (["--set", f"seed={'[' * 3000}"], "seed"),
+        (["--set", f"seed={'9' * 5000}"], "seed"),
+        (["--from", "evaluate_classifier", "--until", "preprocess"], "--until"),
+        (["--ray-address", "127.0.0.1:1"], "--ray-address"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[1][:30],
+)
+def test_odd_input_is_one_line_and_json(cli, tmp_path, arguments, named):
+    workdir = [] if "--workdir" in arguments else ["--workdir", str(tmp_path)]
+    result = cli("--pipeline", "digits", *workdir, *arguments, "--json", cwd=tmp_path)
+    assert result.code == 2
+    assert result.errors
+    assert all(line.startswith(f"error: {named}: ") for line in result.errors)
+    assert "Traceback" not in result.err
+    assert "planted" not in result.err + result.out
+    assert result.json["status"] == "refused"
+    assert result.json["errors"] == result.errors

@@ -15,15 +15,10 @@ from pipelines.stages.sample_parts import PartMaker, parts_of
 from pipelines.workdir.mirror import sent_steps
 from pipelines.workdir.shared_store import SharedStore
 from tests.support.servers import Proxy
-from tests.support.stages import Told, make_context, make_inputs, one_thread
+from tests.support.stages import Told, make_context, one_thread
 
 pytestmark = pytest.mark.slow
 FINGERPRINTS = {"data": "d" * 20, "model": "e" * 20, "reference": "f" * 20}
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> dict[str, Path]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module", autouse=True)

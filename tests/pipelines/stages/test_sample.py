@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from atjem.checkpoint import load, save_model
 from atjem.energies import energy
@@ -15,14 +14,12 @@ from atjem.fidelity import extract
 from atjem.sampling import quantize, sample
 from data.check import find_damage
 from data.images import ShardImages, open_images
-from data.sources.noise import NoiseImages
 from pipelines.stages import sample as stage
 from pipelines.stages.inputs import as_float, load_network
 from pipelines.stages.reference import open_extractor
-from pipelines.stages.sample_parts import Makers, parts_of
-from pipelines.stages.sampler import Sampler, Seeds
+from pipelines.stages.sampler import Sampler
 from pipelines.stages.tensors import read_tensors
-from tests.support.stages import make_context, make_inputs, one_thread
+from tests.support.stages import make_context, one_thread
 
 CPU = torch.device("cpu")
 
@@ -31,11 +28,6 @@ CPU = torch.device("cpu")
 def same_threads():
     with one_thread():
         yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
@@ -104,56 +96,6 @@ def test_samples_do_not_depend_on_how_many_there_are(made, inputs, tmp_path, num
     assert torch.equal(pixels(other)[:num], pixels(context)[:num])
 
 
-def test_a_sample_does_not_depend_on_its_neighbours(inputs):
-    network = load_network(inputs["model"], CPU)
-    seeds = as_float(NoiseImages("noise-smooth", 1, 1, 8).get(range(40)), CPU)
-    labels = torch.arange(20) % 10
-    together = [sample(network, part, labels, step_size=0.2, num_steps=6) for part in seeds.split(20)]
-    mixed = torch.cat([seeds[:1], seeds[21:]])
-    assert torch.equal(sample(network, mixed, labels, step_size=0.2, num_steps=6)[0], together[0][0])
-
-
-def test_one_trajectory_passes_through_what_fresh_runs_find(inputs, tmp_path):
-    context = make_context(tmp_path, inputs)
-    sampler = Sampler(context, load_network(inputs["model"], CPU), CPU)
-    ((_, through),) = sampler.batches("selection", 20, (2, 4, 7), [0])
-    for steps, images in through.items():
-        ((_, alone),) = sampler.batches("selection", 20, (steps,), [0])
-        assert torch.equal(alone[steps], images)
-
-
-def test_micro_batch_size_does_not_matter_in_float64(inputs):
-    network = load_network(inputs["model"], CPU).double()
-    seeds = as_float(NoiseImages("noise-smooth", 1, 1, 8).get(range(24)), CPU).double()
-    labels = torch.arange(24) % 10
-
-    def made_by(size):
-        parts = zip(seeds.split(size), labels.split(size), strict=True)
-        return torch.cat([sample(network, x, y, step_size=0.2, num_steps=20) for x, y in parts])
-
-    assert (made_by(24) - made_by(5)).abs().max() < 1e-9
-
-
-def test_choice_is_made_on_other_seeds_than_the_figures(made):
-    context, _ = made
-    seeds = Sampler(context, torch.nn.Identity(), CPU).seeds
-    final, selection = seeds.indices("final", 2000), seeds.indices("selection", 1000)
-    assert len(set(final) & set(selection)) == 0
-    assert len(set(final)) == 2000
-
-
-@pytest.mark.parametrize(("num_seeds", "num_classes"), [(20, 10), (15, 10), (7, 3), (4, 6), (1, 5)])
-def test_seeds_that_are_used_again_have_other_labels(made, monkeypatch, num_seeds, num_classes):
-    seeds = Seeds(made[0], num_classes)
-    monkeypatch.setattr(seeds, "order", lambda purpose: np.arange(num_seeds))
-    num = num_seeds * num_classes
-    pairs = {(seed, sample % num_classes) for sample, seed in enumerate(seeds.indices("final", num))}
-    assert len(pairs) == num
-    assert len(set(seeds.indices("final", num_seeds))) == num_seeds
-    assert seeds.num_starts(num + 1, labelled=True) == num
-    assert seeds.num_starts(num + 1, labelled=False) == num_seeds
-
-
 def test_few_seeds_make_no_copies_until_labels_run_out(inputs, tmp_path):
     """The test images, less those kept for choosing: five passes over them, and every sample is another."""
     changes = ("sample.seeds=test", "sample.num_samples=1500", "sample.step_candidates=[]", "sample.steps=1")
@@ -168,55 +110,6 @@ def test_copies_are_counted(inputs, tmp_path):
     changes = ("sample.seeds=test", "sample.num_samples=400", "sample.step_candidates=[]", "sample.steps=1")
     context = make_context(tmp_path, inputs, *changes, "sample.mode=marginal", "sample.frames=0")
     assert stage.run(context)["metrics"]["repeated_samples"] == 400 - 329
-
-
-def test_test_images_that_choose_start_no_samples(inputs, tmp_path):
-    changes = ("sample.seeds=test", "sample.num_samples=2000", "sample.num_selection=500")
-    seeds = Seeds(make_context(tmp_path, inputs, *changes), 10)
-    final, selection = seeds.indices("final", 2000), seeds.indices("selection", 500)
-    assert not set(final) & set(selection)
-    assert len(set(final) | set(selection)) == 359
-
-
-@pytest.mark.parametrize("lost", ["shard", "rows", "shortened shard"])
-def test_part_whose_shard_is_lost_or_shortened_is_missing(inputs, tmp_path, lost):
-    changes = ("sample.num_samples=600", "sample.step_candidates=[]", "sample.steps=1")
-    parts = Makers(make_context(tmp_path, inputs, *changes)).make("final", 1)
-    assert parts.missing() == []
-    if lost == "shortened shard":
-        parts.shard(1).write_bytes(parts.shard(1).read_bytes()[:1000])
-    else:
-        (parts.rows(1) if lost == "rows" else parts.shard(1)).unlink()
-    assert parts.missing() == [1]
-
-
-def test_part_that_was_cut_short_is_made_again_and_the_others_are_kept(inputs, tmp_path):
-    changes = ("sample.num_samples=1100", "sample.step_candidates=[]", "sample.steps=1")
-    context = make_context(tmp_path, inputs, *changes)
-    parts = Makers(context).make("final", 1)
-    assert len(parts) == 3
-    whole = {file.name: file.read_bytes() for file in parts.folder.iterdir()}
-    kept = parts.tensors(0).stat().st_mtime_ns
-    parts.tensors(1).write_bytes(b"half a part")
-    parts.tensors(2).unlink()
-    parts.shard(2).write_bytes(b"half a shard")
-    assert parts.missing() == [1, 2]
-    Makers(context).make("final", 1)
-    assert parts.tensors(0).stat().st_mtime_ns == kept
-    again = {file.name: file.read_bytes() for file in parts.folder.iterdir()}
-    assert again.keys() == whole.keys()
-    for name in whole:  # an artifact made again is the same: seconds differ, and do not go into it
-        assert again[name] == whole[name] or name.endswith(".seconds.json")
-    for number in range(3):
-        stored = load_file(parts.tensors(number))
-        assert len(stored["pooled"]) == (500, 500, 100)[number]
-
-
-def test_finished_parts_stay_until_the_artifact_is_published(made):
-    context, _ = made
-    parts = parts_of(context, "final")
-    assert parts.missing() == []
-    assert parts.shard(0).samefile(context.folder / "samples-00000.tar")
 
 
 @pytest.mark.parametrize(
@@ -234,14 +127,6 @@ def test_modes(made, inputs, tmp_path, change, labels):
     assert told.tolist() == labels
     assert not torch.equal(images.get(range(10)), pixels(made[0])[:10])
     assert facts["sampler"] != made[1]["sampler"]
-
-
-def test_seeds_of_real_images_are_test_images(inputs, tmp_path):
-    context = make_context(tmp_path, inputs, "sample.seeds=test")
-    ((seeds, _),) = Sampler(context, load_network(inputs["model"], CPU), CPU).batches("final", 20, (1,), [0])
-    test, _ = open_images(inputs["data"] / "images", "test")
-    known = {image.numpy().tobytes() for image in test.get(range(len(test)))}
-    assert all(seed.numpy().tobytes() in known for seed in seeds)
 
 
 def test_pictures(made):

@@ -1,17 +1,18 @@
-"""`stage2.until`: a training looked at before its end is the same training, and goes on exactly."""
+"""Stage 2: its objectives, and `stage2.until`, which ends a training early."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+import pytest
 from safetensors.torch import load_file
 
 from pipelines.plan import Plan, make_plan
 from pipelines.recipe import load_recipe
 from pipelines.stages import train_stage2
-from pipelines.workdir.checkpoints import checkpoint_steps, new_checkpoint, sound_checkpoint
+from pipelines.workdir.checkpoints import checkpoint_steps
 from pipelines.workdir.store import Store
-from tests.support.stages import make_context, make_inputs, one_thread, tensors_equal
+from tests.support.stages import make_context, one_thread, tensors_equal
 
 TRAINING = (
     "stage2.batch_size=16",
@@ -28,12 +29,14 @@ def _plan(folder: Path, *changes: str) -> Plan:
     return make_plan(recipe.settings, Store(folder))
 
 
-def test_training_that_was_looked_at_ends_like_one_that_was_not(tmp_path):
-    made = make_inputs(tmp_path / "inputs")
-    inputs = {"data": made["data"], "start": made["model"]}
+@pytest.fixture(scope="module")
+def start(inputs) -> dict[str, Path]:
+    return {"data": inputs["data"], "start": inputs["model"]}
 
+
+def test_training_that_was_looked_at_ends_like_one_that_was_not(tmp_path, start):
     def trained(name: str, checkpoints: str, *changes: str) -> Path:
-        context = make_context(tmp_path / name, inputs, *TRAINING, *changes, node="train_stage2")
+        context = make_context(tmp_path / name, start, *TRAINING, *changes, node="train_stage2")
         facts = train_stage2.run(replace(context, checkpoints=tmp_path / checkpoints))
         assert facts["metrics"]["steps"] == context.settings.stage2.end
         return context.folder
@@ -51,36 +54,11 @@ def test_training_that_was_looked_at_ends_like_one_that_was_not(tmp_path):
     assert {step for step, _ in checkpoint_steps(tmp_path / "a")} >= {4, 6}  # those of the longer training
 
 
-def test_a_look_shares_the_checkpoints_and_nothing_else(tmp_path):
-    whole, look = _plan(tmp_path), _plan(tmp_path, "stage2.until=100")
-    ours, theirs = (plan.steps["train_stage2"] for plan in (whole, look))
-    assert ours.fingerprint != theirs.fingerprint
-    assert ours.key == theirs.key == ours.fingerprint
-    assert whole.steps["sample"].fingerprint != look.steps["sample"].fingerprint
-    assert whole.steps["train_stage1"].fingerprint == look.steps["train_stage1"].fingerprint
-    assert _plan(tmp_path, "stage2.until=800").steps["train_stage2"].fingerprint == ours.fingerprint
-
-
-def test_a_look_goes_on_only_from_what_lies_before_it(tmp_path):
-    key = str(_plan(tmp_path).steps["train_stage2"].key)
-    for step in (40, 200):
-        with new_checkpoint(Store(tmp_path).checkpoints("train_stage2", key), step) as path:
-            torch.save({}, path / "trainer.pt")
-    assert _plan(tmp_path).steps["train_stage2"].reason == "goes on from the checkpoint at step 200"
-    early = _plan(tmp_path, "stage2.until=100").steps["train_stage2"]
-    assert (early.action, early.reason) == ("resume", "goes on from the checkpoint at step 40")
-    assert _plan(tmp_path, "stage2.until=30").steps["train_stage2"].action == "run"
-
-
-def test_an_earlier_end_keeps_the_checkpoints_of_a_later_one(tmp_path):
-    for step in (700, 800, 100, 200, 300):
-        with new_checkpoint(tmp_path, step) as path:
-            (path / "trainer.pt").write_bytes(b"x")
-    assert [step for step, _ in checkpoint_steps(tmp_path)] == [200, 300, 700, 800]
-    assert sound_checkpoint(tmp_path, 400) == (300, tmp_path / "step_300")
-    assert sound_checkpoint(tmp_path) == (800, tmp_path / "step_800")
-
-
-def test_an_end_beyond_the_last_step_is_refused():
-    _, [problem] = load_recipe("digits", ["stage2.until=801"])
-    assert str(problem) == "error: stage2.until: 801; must be at most steps=800"
+@pytest.mark.parametrize("objective", ["at", "jem"])
+def test_other_objectives_are_one_setting(objective, start, tmp_path):
+    changes = (f"stage2.objective={objective}", "stage2.sgld.buffer_size=100", "stage2.sgld.steps=2")
+    context = make_context(tmp_path, start, *TRAINING, *changes, "stage2.steps=4", node="train_stage2")
+    with one_thread():
+        assert train_stage2.run(context)["metrics"]["steps"] == 4
+    curve = json.loads((context.folder / "curve.json").read_text())
+    assert ("energy_contrast" in curve[-1]) == (objective == "jem")

@@ -21,15 +21,15 @@ from pipelines.stages.training import fit
 from pipelines.stages.training_loop import train
 from pipelines.workdir.checkpoints import checkpoint_steps
 from tests.support.running import ROOT
-from tests.support.stages import Told, make_context, make_inputs, one_thread, tensors_equal
+from tests.support.stages import Told, make_context, one_thread, tensors_equal
 
 CHANGES = ("stage1.steps=20", "stage1.batch_size=16", "stage1.checkpoint_every=5", "compute.log_every=4")
 LR = 0.1
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))["data"]
+def data(inputs) -> Path:
+    return inputs["data"]
 
 
 def make(folder: Path, data: Path, *changes: str, report: Silent | None = None) -> StageContext:
@@ -221,9 +221,8 @@ def test_a_step_that_hangs_ends_its_process_and_leaves_its_stack(tmp_path, data)
     assert time.time() - Path(told.rpartition(" ")[2]).stat().st_mtime < 600
 
 
-def test_no_steps_publish_what_they_start_from(tmp_path):
+def test_no_steps_publish_what_they_start_from(tmp_path, inputs):
     """How a published model is measured without being trained (docs/published-checkpoints.md)."""
-    inputs = make_inputs(tmp_path / "inputs")
     given = {"data": inputs["data"], "start": inputs["model"]}
     context = make_context(tmp_path / "run", given, "stage2.steps=0", node="train_stage2")
     with one_thread():

@@ -2,8 +2,6 @@
 
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,38 +11,13 @@ from PIL import Image
 
 from atjem.checkpoint import save_model
 from atjem.models.registry import ModelSpec, build_model
-from pipelines.interrupt import StopRequest
-from pipelines.terminal import Terminal
 from pipelines.tracking.courier import Courier
 from pipelines.tracking.delivery import Server, UndeliveredError
-from pipelines.tracking.handover import bring_leftovers
-from pipelines.tracking.leftovers import deliver_leftovers
 from pipelines.tracking.outbox import outbox_folders
 from pipelines.tracking.run_names import RunNames
 from pipelines.trial import Trial
-from tests.support.mlflow_server import empty_database, free_port
-from tests.support.screen import Screen
-
-
-def _never() -> bool:
-    return False
-
-
-@pytest.fixture
-def server(tmp_path) -> Server:
-    (tmp_path / "mlflow.db").write_bytes(empty_database())
-    return Server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
-
-
-@pytest.fixture
-def screen() -> Screen:
-    return Screen()
-
-
-@pytest.fixture
-def courier(server, screen) -> Iterator[Courier]:
-    with Courier(server, "recipe", screen) as courier:
-        yield courier
+from tests.support.publisher import dies, never
+from tests.support.servers import free_port
 
 
 def _begin(courier: Courier) -> str:
@@ -58,8 +31,8 @@ def _points(courier: Courier, run: str, steps: range) -> None:
         courier.send(courier.tracker.points, run, [{"step": step, "loss": 1 / (step + 1), "T": 2.0}])
 
 
-def _steps(server: Server, run: str, key: str = "loss") -> list[int]:
-    return [point.step for point in MlflowClient(server.uri).get_metric_history(run, key)]
+def _steps(uri: str, run: str, key: str = "loss") -> list[int]:
+    return [point.step for point in MlflowClient(uri).get_metric_history(run, key)]
 
 
 def _model(folder: Path) -> Path:
@@ -69,19 +42,19 @@ def _model(folder: Path) -> Path:
     return folder
 
 
-def test_run_is_open_before_anything_begins_and_has_its_id(courier, server):
+def test_run_is_open_before_anything_begins_and_has_its_id(courier, store):
     run = courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {}, {})
-    assert MlflowClient(server.uri).get_run(run).info.status == "RUNNING"
+    assert MlflowClient(store.uri).get_run(run).info.status == "RUNNING"
 
 
 def test_run_that_cannot_be_opened_leaves_nothing_behind(tmp_path, screen):
-    server = Server(tmp_path, f"http://127.0.0.1:{free_port()}")
-    with Courier(server, "recipe", screen) as courier, pytest.raises(UndeliveredError, match="refused"):
+    store = Server(tmp_path, f"http://127.0.0.1:{free_port()}")
+    with Courier(store, "recipe", screen) as courier, pytest.raises(UndeliveredError, match="refused"):
         courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {}, {})
     assert outbox_folders(tmp_path) == []
 
 
-def test_everything_arrives_in_order_and_the_outbox_goes(courier, server, screen, tmp_path):
+def test_everything_arrives_in_order_and_the_outbox_goes(courier, store, screen, tmp_path):
     parent = _begin(courier)
     stage = courier.open(courier.tracker.open_stage, parent, "train_stage2", "f", {"a": "b"})
     _points(courier, stage, range(50))
@@ -90,10 +63,10 @@ def test_everything_arrives_in_order_and_the_outbox_goes(courier, server, screen
     (tmp_path / "passing.png").unlink()
     courier.send(courier.tracker.close, stage, "done")
     courier.send(courier.tracker.close, parent, "done")
-    assert courier.wait(_never) == 0
+    assert courier.wait(never) == 0
     courier.close()
-    client = MlflowClient(server.uri)
-    assert _steps(server, stage) == list(range(50))
+    client = MlflowClient(store.uri)
+    assert _steps(store.uri, stage) == list(range(50))
     assert client.get_run(stage).info.status == client.get_run(parent).info.status == "FINISHED"
     for run in (stage, parent):
         assert [file.path for file in client.list_artifacts(run, "figures")] == ["figures/curves.png"]
@@ -101,35 +74,35 @@ def test_everything_arrives_in_order_and_the_outbox_goes(courier, server, screen
     assert screen.lines == []
 
 
-def test_a_record_that_mlflow_refuses_is_set_aside_and_the_rest_goes_on(courier, server, screen):
+def test_a_record_that_mlflow_refuses_is_set_aside_and_the_rest_goes_on(courier, store, screen):
     run = _begin(courier)
     for _ in range(2):
         courier.send(courier.tracker.metrics, run, {"k" * 300: 1.0})  # MLflow takes 250 characters
     courier.send(courier.tracker.tag, "0" * 32, {"a": "b"})  # no such run
-    courier.send(courier.tracker.file, [run], server.workdir / "artifacts" / "gone.html")
+    courier.send(courier.tracker.file, [run], store.workdir / "artifacts" / "gone.html")
     courier.send(courier.tracker.metrics, run, {"accuracy": 0.5})
-    assert courier.wait(_never) == 0
+    assert courier.wait(never) == 0
     courier.close()
-    assert MlflowClient(server.uri).get_run(run).data.metrics == {"accuracy": 0.5}
+    assert MlflowClient(store.uri).get_run(run).data.metrics == {"accuracy": 0.5}
     assert courier.outbox.refused == 4
     assert len(courier.outbox.refused_file.read_text().splitlines()) == 4
     assert len(screen.lines) == 3  # the same words once
     assert all(str(courier.outbox.refused_file) in line for line in screen.lines)
 
 
-def test_a_run_that_is_deleted_meanwhile_stops_nothing(courier, server, screen):
+def test_a_run_that_is_deleted_meanwhile_stops_nothing(courier, store, screen):
     parent = _begin(courier)
     stage = courier.open(courier.tracker.open_stage, parent, "sample", "f", {})
-    MlflowClient(server.uri).delete_run(stage)
+    MlflowClient(store.uri).delete_run(stage)
     _points(courier, stage, range(3))
     courier.send(courier.tracker.close, stage, "done")
     courier.send(courier.tracker.close, parent, "done")
-    assert courier.wait(_never) == 0
-    assert MlflowClient(server.uri).get_run(parent).info.status == "FINISHED"
+    assert courier.wait(never) == 0
+    assert MlflowClient(store.uri).get_run(parent).info.status == "FINISHED"
     assert courier.outbox.refused == 4
 
 
-def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, server, tmp_path):
+def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, store, tmp_path):
     """Every kind of call, each of them twice, as after a connection that broke between work and answer."""
     perform = courier.tracker.perform
 
@@ -175,15 +148,15 @@ def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, ser
     send(tracker.model, parent, _model(tmp_path / "artifacts" / "train_stage2" / "f"), "model")
     send(tracker.close, parent, "done")
     send(tracker.fail_trial, Trial("digits-1", sweep, 0, None, None), "died")
-    assert courier.wait(_never) == 0
+    assert courier.wait(never) == 0
     assert courier.outbox.refused == 0
-    client = MlflowClient(server.uri)
+    client = MlflowClient(store.uri)
     runs = client.search_runs([courier.tracker.experiment_id])
     assert sorted(run.info.run_id for run in runs) == sorted([sweep, trial, parent, stage])
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         query = "select count(*) from metrics group by run_uuid, key, step having count(*) > 1"
         assert database.execute(query).fetchall() == []
-    assert _steps(server, stage) == list(range(9))
+    assert _steps(store.uri, stage) == list(range(9))
     run = client.get_run(parent)
     assert len(run.inputs.dataset_inputs) == 2
     [output] = run.outputs.model_outputs
@@ -195,7 +168,7 @@ def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, ser
     assert run.data.tags["mlflow.note.content"].startswith("![figures/grid.png](get-artifact?path=")
 
 
-def test_a_locked_database_is_waited_for_without_the_driver(courier, server, screen, tmp_path):
+def test_a_locked_database_is_waited_for_without_the_driver(courier, store, screen, tmp_path):
     """Training gets a name for its run at once; MLflow gives up on a locked database after 20 seconds."""
     parent = _begin(courier)
     holder = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
@@ -210,70 +183,38 @@ def test_a_locked_database_is_waited_for_without_the_driver(courier, server, scr
     _points(courier, stage, range(5))
     courier.send(courier.tracker.tag, parent, {"atjem.run.sample": stage})
     holder.execute("rollback")
-    assert courier.wait(_never) == 0
+    assert courier.wait(never) == 0
     real = str(courier.real(stage))
     assert real != stage
-    assert _steps(server, real) == list(range(5))
-    tags = MlflowClient(server.uri).get_run(parent).data.tags
+    assert _steps(store.uri, real) == list(range(5))
+    tags = MlflowClient(store.uri).get_run(parent).data.tags
     assert tags["atjem.run.sample"] == real
-    assert MlflowClient(server.uri).get_run(real).data.tags["mlflow.parentRunId"] == parent
+    assert MlflowClient(store.uri).get_run(real).data.tags["mlflow.parentRunId"] == parent
     assert "does not answer" in screen.lines[0]
     assert screen.lines[1] == "MLflow answers again: 8 records that had waited are delivered"
     courier.close()
-    assert RunNames(server.outboxes, server.name).real(stage) == real  # an artifact may have the name
-
-
-def _dies(courier: Courier) -> None:
-    """As a process does that is killed before it has delivered anything."""
-    courier._started = True
-    courier.close()
+    assert RunNames(store.outboxes, store.name).real(stage) == real  # an artifact may have the name
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["by-name", "by-trial"])
-def test_a_trial_whose_process_died_is_spoken_for(server, screen, known):
+def test_a_trial_whose_process_died_is_spoken_for(store, screen, known):
     """What it has left comes before what the sweep's driver says of its run, which it was to open."""
-    with Courier(server, "recipe", screen) as sweeps:
+    with Courier(store, "recipe", screen) as sweeps:
         sweep = sweeps.open(sweeps.tracker.open_sweep, "digits-1", "identity", {}, {}, "here")
         trial = Trial("digits-1", sweep, 0, None, None)
-        lost = Courier(server, "recipe", screen)
+        lost = Courier(store, "recipe", screen)
         box = lost.outbox
         named = box.append("open_parent", ["f", "trial 0", {}, {}], {"trial": trial}, opens_run=True).name
         box.append("points", [named, [{"step": 1, "loss": 0.5}]], {})
-        _dies(lost)
+        dies(lost)
         sweeps.start()
         if known:
             sweeps.send(sweeps.tracker.close, named, "failed", "its process died")
         else:
             sweeps.send(sweeps.tracker.fail_trial, trial, "its process died")
-        assert sweeps.wait(_never) == 0
-    client = MlflowClient(server.uri)
+        assert sweeps.wait(never) == 0
+    client = MlflowClient(store.uri)
     [run] = client.search_runs([sweeps.tracker.experiment_id], f"tags.`atjem.trial` = '{trial.name}'")
     assert (run.info.status, run.data.metrics) == ("FAILED", {"loss": 0.5})
     assert run.data.tags["atjem.reason"] == "its process died"
-    assert outbox_folders(server.workdir) == []
-
-
-def test_leftovers_of_several_drivers_arrive_in_their_order(server, screen, tmp_path):
-    runs = []
-    for number in range(2):
-        courier = Courier(server, f"recipe-{number}", screen)
-        runs.append(courier.open(courier.tracker.open_parent, "f", "recipe", {}, {}))
-        for step in range(3):
-            courier.outbox.append("points", [runs[0], [{"step": 3 * number + step, "loss": 0.5}]], {})
-        _dies(courier)
-    found = deliver_leftovers(server, _never)
-    assert Counter(own.delivered for own in found) == {3: 2}
-    assert _steps(server, runs[0]) == list(range(6))
-    assert deliver_leftovers(server, _never) == []
-    assert outbox_folders(tmp_path) == []
-
-
-def test_what_waits_for_another_server_is_named_and_left_alone(server, screen, tmp_path, capsys):
-    other = Server(tmp_path, "http://me:planted@127.0.0.1:1")
-    lost = Courier(other, "recipe", screen)
-    lost.outbox.append("tag", ["run", {"a": "b"}], {})
-    _dies(lost)
-    bring_leftovers(server, Terminal(), StopRequest())
-    said = capsys.readouterr().out
-    assert "beware: 1 records for http://***@127.0.0.1:1 wait; to import them: python -m pipelines" in said
-    assert outbox_folders(tmp_path) == [lost.outbox.folder]
+    assert outbox_folders(store.workdir) == []

@@ -17,9 +17,9 @@ from PIL import Image
 from pipelines.tracking.courier import Courier
 from pipelines.tracking.delivery import Server
 from pipelines.tracking.outbox import outbox_folders
-from tests.support.mlflow_server import MlflowServer, Wire, empty_database
+from tests.support.publisher import Screen, never
 from tests.support.running import ROOT
-from tests.support.screen import Screen
+from tests.support.servers import MlflowServer, empty_database, proxy_of
 
 pytestmark = pytest.mark.slow
 
@@ -50,10 +50,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 def mlflow(tmp_path_factory) -> Iterator[MlflowServer]:
     with MlflowServer(tmp_path_factory.mktemp("mlflow") / "server") as server:
         yield server
-
-
-def _never() -> bool:
-    return False
 
 
 def _until(is_so: Callable[[], object], seconds: float = 120) -> None:
@@ -129,7 +125,7 @@ def test_server_that_dies_and_comes_back_gets_everything_once(mlflow, tmp_path):
         stage = _imitate(courier, _begin(courier), tmp_path, mlflow.kill)
         assert courier.real(stage) == stage  # training did not wait
         mlflow.start()
-        assert courier.wait(_never) == 0
+        assert courier.wait(never) == 0
         assert courier.real(stage) == _runs(mlflow.uri, "back")["train_stage2"].info.run_id
     _check(mlflow.uri, "back")
     gone, back = screen.lines
@@ -144,14 +140,14 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_run_whose_server_never_comes_back_is_imported_into_another(mlflow, tmp_path):
+def test_run_whose_servernever_comes_back_is_imported_into_another(mlflow, tmp_path):
     """Whole, with what the first server had got already; a second time there is nothing left to import."""
     workdir, other = tmp_path / "runs", f"sqlite:///{tmp_path / 'other.db'}"
     workdir.mkdir()
     (tmp_path / "other.db").write_bytes(empty_database())
     with Courier(Server(workdir, mlflow.uri), "never", Screen()) as courier:
         _imitate(courier, _begin(courier), tmp_path, mlflow.kill)
-        assert courier.wait(_never, seconds=2) > 30
+        assert courier.wait(never, seconds=2) > 30
     refused = _command("--workdir", str(workdir), "--json")
     assert (refused.returncode, json.loads(refused.stdout)["status"]) == (2, "refused")
     assert refused.stderr.startswith(f"error: --tracking-uri: {mlflow.uri}; no MLflow server answers there")
@@ -197,15 +193,18 @@ def test_upload_that_is_cut_in_the_middle_is_made_whole(mlflow, tmp_path):
     file.parent.mkdir(parents=True)
     file.write_bytes(os.urandom(300_000))
     screen = Screen()
-    with Wire(mlflow.port) as wire, Courier(Server(tmp_path, wire.uri), "cut", screen) as courier:
+    with (
+        proxy_of(mlflow.port) as wire,
+        Courier(Server(tmp_path, f"http://127.0.0.1:{wire.port}"), "cut", screen) as courier,
+    ):
         run = _begin(courier)
-        wire.cut_after = 100_000
+        wire.most, wire.cuts = 100_000, 1000
         courier.send(courier.tracker.file, [run], file)
         courier.send(courier.tracker.metrics, run, {"after": 1.0})
-        _until(lambda: wire.cuts >= 2)
+        _until(lambda: wire.dropped >= 2)
         assert MlflowClient(mlflow.uri).get_run(run).data.metrics == {}  # order is kept
-        wire.cut_after = 1 << 60
-        assert courier.wait(_never) == 0
+        wire.cuts = 0
+        assert courier.wait(never) == 0
     client = MlflowClient(mlflow.uri)
     assert client.get_run(run).data.metrics == {"after": 1.0}
     assert [entry.path for entry in client.list_artifacts(run)] == ["report.html"]
@@ -226,7 +225,7 @@ def test_server_that_hangs_does_not_hold_up_what_it_is_told(mlflow, tmp_path, mo
             courier.send(courier.tracker.points, stage, [{"step": step, "loss": 1.0}])
         time.sleep(5)
         mlflow.send(signal.SIGCONT)
-        assert courier.wait(_never) == 0
+        assert courier.wait(never) == 0
     runs = _runs(mlflow.uri, "hang")
     assert set(runs) == {"pipeline", "sample"}
     assert _steps(mlflow.uri, runs["sample"].info.run_id, "loss") == list(range(20))

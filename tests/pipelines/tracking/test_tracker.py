@@ -9,9 +9,10 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from pipelines.recipe import RECIPES, load_recipe
 from pipelines.tracking.tracker import Tracker
 from pipelines.trial import Trial
-from tests.support.mlflow_server import empty_database
+from tests.support.servers import empty_database
 
 
 @pytest.fixture
@@ -138,3 +139,26 @@ def test_repeats_go_under_their_trials_run(tracker):
     assert tracker.parent_of(repeat) == run
     orphan = tracker.open_parent("third", "seed 1", {}, {}, trial=replace(trial, number=4, seed=1))
     assert tracker.parent_of(orphan) == sweep  # the trial's own run is gone
+
+
+@pytest.mark.parametrize("name", ["my recipe (1)", "größe 2,5", "a+b=c@d", "-x"])
+def test_recipe_names_are_experiments_within_the_workdir(tmp_path, name):
+    (tmp_path / f"{name}.yaml").write_text((RECIPES / "digits.yaml").read_text())
+    recipe, _ = load_recipe(str(tmp_path / f"{name}.yaml"))
+    (tmp_path / "mlflow.db").write_bytes(empty_database())
+    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", recipe.name, tmp_path / "mlartifacts")
+    run = tracker.open_parent("abc", name, {}, {})
+    tracker.client.log_text(run, "text", "a.txt")
+    assert (tmp_path / "mlartifacts" / name / run / "artifacts" / "a.txt").read_text() == "text"
+
+
+def test_an_mlflow_tag_and_a_param_of_a_megabyte(tmp_path):
+    """Cut to what every store takes."""
+    (tmp_path / "mlflow.db").write_bytes(empty_database())
+    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "recipe", tmp_path / "mlartifacts")
+    huge = "x" * (1 << 20)
+    run = tracker.open_parent("abc", "title", {"data.in": huge}, {"atjem.workdir": huge})
+    tracker.tag(run, {"atjem.reason": huge})
+    data = tracker.client.get_run(run).data
+    lengths = {len(data.params["data.in"]), len(data.tags["atjem.reason"]), len(data.tags["atjem.workdir"])}
+    assert lengths == {5000}

@@ -24,9 +24,9 @@ from pipelines.tracking.delivery import Server
 from pipelines.tracking.record import Recorder
 from pipelines.workdir.checkpoints import checkpoint_steps
 from pipelines.workdir.store import Store
-from tests.support.mlflow_server import empty_database
-from tests.support.screen import Screen
-from tests.support.stages import Told, make_context, make_inputs, one_thread
+from tests.support.publisher import Screen
+from tests.support.servers import empty_database
+from tests.support.stages import Told, make_context, one_thread
 
 CHANGES = ("stage1.steps=20", "stage1.batch_size=16", "stage1.checkpoint_every=5")
 CHECKPOINT = 600_000  # bytes of one of these, about
@@ -47,8 +47,8 @@ def disk(tmp_path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))["data"]
+def data(inputs) -> Path:
+    return inputs["data"]
 
 
 def context(folder: Path, data: Path, checkpoints: Path) -> StageContext:

@@ -401,24 +401,24 @@ def test_killed_fetch_leaves_nothing_and_is_made_up_for(at, server, through, tmp
     assert [path.name for path in store.artifact("sample", FINGERPRINT).parent.iterdir()] == [FINGERPRINT]
 
 
-def test_odd_stores_are_one_line(at, pipeline, server, through, tmp_path, monkeypatch):
+def test_odd_stores_are_one_line(at, cli, server, through, tmp_path, monkeypatch):
     store = at("a", through.port)
     plan = ["--pipeline", "digits", "--plan"]
-    ok = pipeline(*plan, "--workdir", store.place)
+    ok = cli(*plan, "--workdir", store.place)
     assert ok.code == 0, ok.err
-    missing = pipeline(*plan, "--workdir", "s3://no-such-bucket/runs")
+    missing = cli(*plan, "--workdir", "s3://no-such-bucket/runs")
     assert missing.code == 2
     assert missing.errors == [
         "error: --workdir: s3://no-such-bucket/runs; there is no bucket 'no-such-bucket'; check the address, "
         "the credentials of the environment and AWS_ENDPOINT_URL"
     ]
-    untracked = pipeline("--pipeline", "digits", "--workdir", store.place, "--json")
+    untracked = cli("--pipeline", "digits", "--workdir", store.place, "--json")
     assert untracked.code == 2
     assert [line.split("; ")[0] for line in untracked.errors] == [
         f"error: --tracking-uri: not given, with --workdir {store.place}"
     ]
     through.is_open = False
-    away = pipeline(*plan, "--workdir", store.place)
+    away = cli(*plan, "--workdir", store.place)
     assert away.code == 2
     assert len(away.errors) == 1
     assert away.errors[0].startswith(f"error: --workdir: {store.place}; ")

@@ -1,12 +1,10 @@
 """Artifacts and checkpoints are there whole or not at all."""
 
-import json
 from contextlib import suppress
 
 import pytest
 
-from pipelines.files import read_json, read_json_list, write_json
-from pipelines.workdir.checkpoints import checkpoint_steps, new_checkpoint, sound_checkpoint
+from pipelines.workdir.checkpoints import new_checkpoint
 from pipelines.workdir.store import Store
 
 
@@ -66,7 +64,8 @@ def test_unfinished_work_counts_while_its_inputs_are_what_they_were(tmp_path):
     for made_from, kept in (({"data": "a"}, []), ({"data": "a"}, [5]), ({"data": "b"}, [])):
         store.begin_work("train_stage1", "abc", made_from)
         assert store.steps("train_stage1", "abc") == kept
-        _save(store.checkpoints("train_stage1", "abc"), 5)
+        with new_checkpoint(store.checkpoints("train_stage1", "abc"), 5):
+            pass
 
 
 def test_a_workdir_is_known_wherever_it_lies(tmp_path):
@@ -110,38 +109,21 @@ def test_newest_manifest_of_a_node(tmp_path):
     assert store.manifests("sample.other") == []
 
 
-def _save(folder, step):
-    with new_checkpoint(folder, step) as path:
-        (path / "state").write_text(f"at {step}")
+@pytest.mark.parametrize(
+    "content",
+    ['{"files": {}}', '{"files": []}', "null", "[]", '{"files": {"a": 1}, "fingerprint": "abc"}', "{"],
+)
+def test_manifest_of_another_shape_is_no_artifact(tmp_path, content):
+    folder = tmp_path / "artifacts" / "sample" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(content)
+    assert Store(tmp_path).manifest("sample", "abc") is None
+    assert Store(tmp_path).manifests("sample") == []
 
 
-def test_last_two_checkpoints_are_kept_in_numeric_order(tmp_path):
-    for step in (5, 10, 9, 100):
-        _save(tmp_path, step)
-    assert [step for step, _ in checkpoint_steps(tmp_path)] == [10, 100]
-
-
-def test_damaged_checkpoint_is_passed_over(tmp_path):
-    _save(tmp_path, 10)
-    _save(tmp_path, 20)
-    assert sound_checkpoint(tmp_path) == (20, tmp_path / "step_20")
-    (tmp_path / "step_20" / "state").write_text("at 2x")
-    assert sound_checkpoint(tmp_path) == (10, tmp_path / "step_10")
-    (tmp_path / "step_10" / "checksums.json").unlink()
-    assert sound_checkpoint(tmp_path) is None
-
-
-def test_failed_save_leaves_nothing(tmp_path):
-    with suppress(RuntimeError), new_checkpoint(tmp_path, 1) as path:
-        (path / "state").write_text("half")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_json_files(tmp_path):
-    write_json(tmp_path / "a.json", {"é": 1})
-    assert read_json(tmp_path / "a.json") == {"é": 1}
-    assert read_json_list(tmp_path / "a.json") is None
-    (tmp_path / "b.json").write_text(json.dumps([1]))
-    assert read_json_list(tmp_path / "b.json") == [1]
-    assert read_json(tmp_path / "missing.json") is None
+def test_leftovers_of_a_killed_publish_are_swept(tmp_path):
+    store = Store(tmp_path)
+    for name in (".abc.1234", ".abc.1234.old"):
+        (tmp_path / "artifacts" / "sample" / name).mkdir(parents=True)
+    store.sweep()
+    assert list((tmp_path / "artifacts" / "sample").iterdir()) == []

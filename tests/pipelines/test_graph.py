@@ -1,0 +1,46 @@
+"""The stage graph is the contract's, and follows the settings."""
+
+from pipelines.graph import build_graph, stage_needs
+from pipelines.recipe import load_recipe
+
+
+def test_graph_is_the_contracts():
+    graph = build_graph(load_recipe("digits")[0].settings)
+    needs = {name: set(node.needs.values()) for name, node in graph.items() if node.is_stage}
+    assert needs.pop("report") == set(graph) - {"report"}
+    assert needs == {
+        "preprocess": set(),
+        "reference_stats": {"preprocess"},
+        "train_stage1": {"preprocess"},
+        "train_stage2": {"preprocess", "train_stage1"},
+        "sample": {"preprocess", "train_stage2", "reference_stats"},
+        "evaluate_fidelity": {"sample", "reference_stats"},
+        "evaluate_classifier": {"preprocess", "train_stage2"},
+    }
+
+
+def test_counterfactuals_are_a_topic_so_that_their_features_do_not_repeat_the_attacks():
+    graph = build_graph(load_recipe("digits")[0].settings)
+    topic = graph["evaluate_classifier.counterfactuals"]
+    assert topic.module == "pipelines.stages.counterfactuals"
+    assert set(topic.needs.values()) == {"preprocess", "train_stage2", "reference_stats"}
+    assert "reference_stats" not in graph["evaluate_classifier"].needs.values()
+
+
+def test_parts_follow_the_settings():
+    with_parts = build_graph(load_recipe("digits")[0].settings)
+    assert {name for name, node in with_parts.items() if node.part} == {
+        "sample.stage1",
+        "evaluate_fidelity.stage1",
+        "evaluate_classifier.stage1",
+        "evaluate_classifier.counterfactuals.stage1",
+        "evaluate_classifier.plain",
+    }
+    alone = ["evaluate.stage1=false", "evaluate.feature_extractor=inception"]
+    assert not [node for node in build_graph(load_recipe("digits", alone)[0].settings).values() if node.part]
+
+
+def test_stage_1_is_evaluated_without_waiting_for_stage_2():
+    graph = build_graph(load_recipe("digits")[0].settings)
+    parts = ["sample.stage1", "evaluate_fidelity.stage1", "evaluate_classifier.stage1"]
+    assert "train_stage2" not in stage_needs(graph, parts)

@@ -1,0 +1,37 @@
+"""What tests of the MLflow courier share."""
+
+from pipelines.tracking.courier import Courier
+from pipelines.tracking.outbox import Outbox
+
+HERE, THERE = "http://here", "http://there"
+
+
+class Screen:
+    """Remembers the lines that a courier says, except how many records are still to be delivered."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, text: str, style: str | None = None) -> None:
+        if "still to be delivered" not in text:
+            self.lines.append(text)
+
+
+def never() -> bool:
+    return False
+
+
+def dies(courier: Courier) -> None:
+    """Ends a courier like a process that is killed before it has delivered anything."""
+    courier._started = True
+    courier.close()
+
+
+def deliver(box: Outbox, num: int) -> list[str]:
+    """Marks the next records as delivered; runs get the store's name and the record's number as their ids."""
+    calls = []
+    for _ in range(num):
+        record = box.next()
+        calls.append(record.call)
+        box.mark(record, f"{box.server}/{record.number}")
+    return calls
