@@ -12,19 +12,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from playwright.sync_api import Browser
 
-from tests.support.browser import (
-    BROWSER,
-    PICTURES,
-    Browser,
-    Page,
-    browser,
-    choose_training,
-    mlflow_ui,
-    only_this_machine,
-    take,
-)
-from tests.support.readme import SMALLER
+from tests.support.browser import BROWSER, PICTURES, Seen, mlflow_ui, open_page
+from tests.support.browser import chromium as start_chromium
 from tests.support.running import ROOT
 
 pytestmark = [
@@ -67,15 +58,14 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(pipeline, request) -> Runs:
-    """README's, made small; for pictures the full ones."""
-    place, smaller = ROOT, {}
-    if not PICTURES:
-        request.getfixturevalue("changed_demo")
-        place, smaller = request.getfixturevalue("place"), SMALLER
-    workdir = place / "runs"
-    sets = [word for name, value in smaller.items() for word in ("--set", f"{name}={value}")]
-    first = ["--pipeline", "digits", *sets, "--json"]
-    results = [pipeline(*first, *more, cwd=place) for more in ([], ["--set", CHANGED])]
+    """The reduced runs of the README; for pictures the full ones."""
+    if PICTURES:
+        workdir, first = ROOT / "runs", ["--pipeline", "digits", "--json"]
+        results = [pipeline(*first)]
+    else:
+        demo, _ = request.getfixturevalue("demo"), request.getfixturevalue("changed_demo")
+        workdir, first, results = demo.workdir, [*demo.arguments(), "--json"], [demo.result]
+    results.append(pipeline(*first, "--set", CHANGED))
     for result in results:
         assert result.code == 0, result.err
     stages = [{stage["name"]: stage for stage in result.json["stages"]} for result in results]
@@ -90,15 +80,15 @@ def runs(pipeline, request) -> Runs:
     )
 
 
-@pytest.fixture
-def chromium(tmp_path) -> Iterator[Browser]:
-    with browser(tmp_path / "chromium") as running:
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with start_chromium() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def ui(runs) -> Iterator[str]:
-    with mlflow_ui(runs.workdir) as address:
+def ui(runs, tmp_path_factory) -> Iterator[str]:
+    with mlflow_ui(runs.workdir, tmp_path_factory.mktemp("ui") / "log") as address:
         yield address
 
 
@@ -117,37 +107,34 @@ def pictures(tmp_path) -> Path:
     ],
 )
 def test_report_renders_everywhere(runs, chromium, pictures, tmp_path, name, width, dark, height):
-    page = chromium.open(runs.report.as_uri(), width=width, dark=dark)
-    page.wait_until_loaded()
+    page = open_page(chromium, runs.report.as_uri(), width=width, dark=dark)
     assert "Samples" in page.text
-    assert page.console_errors() == []
-    assert page.requests() == [runs.report.as_uri()]
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    assert page.errors == []
+    assert page.requests == [runs.report.as_uri()]
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     red, green, blue = _corner(page, tmp_path / "corner.png")
     assert (red + green + blue < 200) == dark
-    take(page, (tmp_path if name.endswith("phone-dark") else pictures) / f"{name}.png", height)
+    page.take((tmp_path if name.endswith("phone-dark") else pictures) / f"{name}.png", height)
 
 
 def test_mlflow_compares_two_runs(runs, ui, chromium, pictures):
-    choose_training(chromium, ui)
     query = f"runs={json.dumps(runs.ids, separators=(',', ':'))}&experiments=[%22{runs.experiment}%22]"
-    page = chromium.open(f"{ui}/#/compare-runs?{query}", width=1300, height=1720)
+    page = open_page(chromium, f"{ui}/#/compare-runs?{query}", width=1300, height=1720)
     page.wait_for_text(*runs.names, "clean_accuracy", "stage2.contrastive.step_size")
     page.wait_for("document.querySelectorAll('[role=switch]').length > 1")
-    page.evaluate("document.querySelectorAll('[role=switch]')[0].click()")  # parameters: show diff only
+    page.page.evaluate("document.querySelectorAll('[role=switch]')[0].click()")  # parameters: show diff only
     page.wait_for("!document.body.innerText.includes('data.image_size')")
     assert CHANGED.partition("=")[0] in page.text
     page.click("Visualizations", until=_FOLDED)
     page.click("sample_grid.png", until=_TWO_GRIDS)
-    only_this_machine(page, ui)
-    take(page, pictures / "mlflow-compare.png")
+    page.only_asked(ui)
+    page.take(pictures / "mlflow-compare.png")
 
 
 def test_mlflow_shows_a_run_with_its_samples(runs, ui, chromium, pictures):
-    choose_training(chromium, ui)
     address = f"{ui}/#/experiments/{runs.experiment}/runs/{runs.ids[0]}"
-    page = chromium.open(address, width=1300, height=1300)
+    page = open_page(chromium, address, width=1300, height=1300)
     page.wait_for_text("clean_accuracy", "Each seed above the sample")
     page.wait_for(
         "[...document.images].some(image => image.src.includes('sample_grid') && image.naturalWidth)"
@@ -156,55 +143,55 @@ def test_mlflow_shows_a_run_with_its_samples(runs, ui, chromium, pictures):
     page.wait_for_text("Show less")
     metrics = page.text.partition("Metrics (")[2]
     assert metrics.index("clean_accuracy") < metrics.index("pgd_accuracy") < metrics.index("num_train_images")
-    only_this_machine(page, ui)
-    take(page, pictures / "mlflow-run.png")
+    page.only_asked(ui)
+    page.take(pictures / "mlflow-run.png")
 
 
 def test_address_that_a_run_prints_opens_its_table_of_runs(runs, ui, chromium):
     """Without it MLflow opens the experiment in its view of chats, which shows none of our runs."""
     address = f"{ui}/#/experiments/{runs.experiment}/runs?workflowType=machine_learning"
-    page = chromium.open(address, width=1600)
+    page = open_page(chromium, address, width=1600, chosen=False)
     page.wait_for_text("Run Name", "Joint energy models trained by one recipe", "train (")
 
 
 def test_mlflow_table_has_the_metrics_and_below_each_run_its_stages(runs, ui, chromium, pictures):
-    choose_training(chromium, ui)
     address = f"{ui}/#/experiments/{runs.experiment}/runs?workflowType=machine_learning"
-    page = chromium.open(address, width=1700, height=560)
+    page = open_page(chromium, address, width=1700, height=560)
     page.wait_for_text("Run Name", "Columns")
     page.click("Columns")
     names = ("clean_accuracy", "frechet_distance", "robust_accuracy")
     for name in names:
         page.wait_for(f"document.querySelector('[title={name}]')")
-        page.evaluate(f"document.querySelector('[title={name}]').previousElementSibling.click()")
+        page.page.evaluate(f"document.querySelector('[title={name}]').previousElementSibling.click()")
     page.click("Columns")
     figures = runs.client.get_run(runs.ids[0]).data.metrics
     page.wait_for_text(*names, *(str(figures[name]) for name in names))
     row = f'document.querySelector(\'.ag-row[row-id="{runs.ids[0]}"] [col-id*="Run Name"] button\')'
     page.wait_for(row)
-    page.evaluate(f"{row}.click()")
+    page.page.evaluate(f"{row}.click()")
     page.wait_for_text("train_stage1", "train_stage2", "evaluate_classifier", "report")
-    take(page, pictures / "mlflow-table.png")
-    page.evaluate("[...document.querySelectorAll('a')].find(a => a.innerText === 'train_stage2').click()")
+    page.take(pictures / "mlflow-table.png")
+    page.page.evaluate(
+        "[...document.querySelectorAll('a')].find(a => a.innerText === 'train_stage2').click()"
+    )
     page.wait_for_text("Parent run", runs.names[0])
     page.click("Model metrics")
     page.wait_for("document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length > 2")
-    only_this_machine(page, ui)
+    page.only_asked(ui)
 
 
 def test_mlflow_model_page_opens(runs, ui, chromium):
-    choose_training(chromium, ui)
     (model,) = (
         model
         for model in runs.client.search_logged_models([runs.experiment])
         if model.source_run_id == runs.ids[0]
     )
-    page = chromium.open(f"{ui}/#/experiments/{runs.experiment}/models/{model.model_id}", width=1300)
+    page = open_page(chromium, f"{ui}/#/experiments/{runs.experiment}/models/{model.model_id}", width=1300)
     figure = runs.client.get_run(runs.ids[0]).data.metrics["clean_accuracy"]
     page.wait_for_text("clean_accuracy", str(figure), runs.names[0])
     page.click("Artifacts")
     page.wait_for_text("MLmodel")
-    only_this_machine(page, ui)
+    page.only_asked(ui)
 
 
 def test_sample_grid_is_a_picture(runs, pictures):
@@ -222,7 +209,7 @@ def test_concepts_have_their_pictures(runs, pictures, tmp_path, name):
     shutil.copy(path, pictures / "figures" / f"{name}.png")
 
 
-def _corner(page: Page, path: Path) -> tuple[int, int, int]:
-    page.screenshot(path, height=10)
+def _corner(page: Seen, path: Path) -> tuple[int, int, int]:
+    page.page.screenshot(path=path)
     with Image.open(path) as picture:
         return picture.convert("RGB").getpixel((2, 2))

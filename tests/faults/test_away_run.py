@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from tests.support.running import ROOT, command, reduced_arguments, wait_for
 from tests.support.servers import MlflowServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 SETTINGS = {
     "stage2__steps": 200,

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from tests.support.running import ROOT, wait_for
 from tests.support.servers import MlflowServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 SPACE = """
 settings:

@@ -35,7 +35,6 @@ from tests.support.servers import (
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.ray,
-    pytest.mark.faults,
     pytest.mark.timeout(3000),
 ]
 

@@ -93,10 +93,10 @@ def uninterrupted(pipeline, tmp_path_factory) -> bytes:
     ("send", "sign", "code"),
     [
         pytest.param(os.kill, signal.SIGKILL, -9, id="kill"),
-        pytest.param(os.kill, signal.SIGINT, 130, id="int", marks=pytest.mark.faults),
-        pytest.param(os.kill, signal.SIGTERM, 130, id="term", marks=pytest.mark.faults),
-        pytest.param(os.killpg, signal.SIGTERM, 130, id="term-group", marks=pytest.mark.faults),
-        pytest.param(os.kill, signal.SIGUSR1, 130, id="usr1", marks=pytest.mark.faults),
+        pytest.param(os.kill, signal.SIGINT, 130, id="int"),
+        pytest.param(os.kill, signal.SIGTERM, 130, id="term"),
+        pytest.param(os.killpg, signal.SIGTERM, 130, id="term-group"),
+        pytest.param(os.kill, signal.SIGUSR1, 130, id="usr1"),
     ],
 )
 def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_path, send, sign, code):
@@ -137,7 +137,6 @@ def test_resumed_run_equals_the_uninterrupted_one(pipeline, uninterrupted, tmp_p
     assert steps == list(range(5, 401, 5))
 
 
-@pytest.mark.faults
 def test_lost_training_goes_on_by_itself(uninterrupted, tmp_path):
     """SIGKILL of the process that trains, in the middle of a step."""
     log = tmp_path / "log"
@@ -151,7 +150,6 @@ def test_lost_training_goes_on_by_itself(uninterrupted, tmp_path):
     assert _weights(tmp_path / "runs") == uninterrupted
 
 
-@pytest.mark.faults
 def test_killed_sampling_and_autoattack_go_on_with_what_is_missing(pipeline, tmp_path):
     """Two SIGKILLs, one while each is at work; what was finished is used, and the end is the same."""
     changed = {
@@ -203,7 +201,6 @@ def _figures(result: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in result["metrics"].items() if not name.endswith("per_second")}
 
 
-@pytest.mark.faults
 def test_own_folders_and_two_workers(pipeline, tmp_path):
     """Class folders for data, a flat folder for seeds, one damaged image; two Ray Train workers.
 

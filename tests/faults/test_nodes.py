@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from pipelines.compute.channel import open_mailbox
 from tests.support.running import ROOT, command, reduced_arguments, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 STEPS = 600
 

@@ -60,10 +60,7 @@ def train(name, x, y):
     return learner.ema.module.eval(), metrics
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["dat", *(pytest.param(name, marks=pytest.mark.faults) for name in ("at", "jem"))],  # a minute each
-)
+@pytest.mark.parametrize("name", ["dat", "at", "jem"])
 def test_learns_digits(name, digits):
     x, y, x_test, y_test = digits
     model, metrics = train(name, x, y)

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from pipelines.graph import STAGES
 from tests.support.running import ROOT, command, reduced_arguments
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 CHANGES = {"evaluate__stage1": "false", "stage2__steps": 60}
 

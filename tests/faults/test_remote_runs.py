@@ -12,7 +12,7 @@ from tests.support.planted import SECRET_KEY
 from tests.support.running import ROOT, Result, command, reduced_arguments
 from tests.support.servers import MlflowServer, bucket_of, s3_environment, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 STEPS = {"stage2__steps": 400, "stage2__checkpoint_every": 20, "evaluate__stage1": "false"}
 

@@ -10,7 +10,6 @@ from pipelines.fingerprint import PACKAGES, ROOT, code_digests, digest
 from pipelines.graph import STAGES, Node, build_graph
 from pipelines.plan import make_plan, node_code
 from pipelines.recipe import load_recipe
-from pipelines.settings import RUNTIME, flatten
 from pipelines.workdir.store import Store
 
 ALL = {*STAGES, "counterfactuals"} - {
@@ -175,31 +174,6 @@ def test_setting_changes_its_stages(override, expected):
     changed = {_kind(graph[name]) for name in before if before[name] != after[name]}
     assert changed - {"report"} == expected
     assert ("report" in changed) == bool(expected)
-
-
-def test_every_setting_is_read_by_a_stage_or_the_runner():
-    settings = load_recipe("digits")[0].settings
-    reads = {path for node in build_graph(settings).values() for path in node.reads}
-    runner = {"evaluate.stage1"}
-    unread = {
-        name
-        for name in flatten(settings)
-        if name not in runner and not any(name == path or name.startswith(f"{path}.") for path in reads)
-    }
-    assert unread == set()
-    assert flatten(settings).keys() >= RUNTIME
-
-
-def test_every_setting_name_occurs_in_the_code():
-    code = "".join(
-        file.read_text()
-        for package in ("pipelines", "atjem", "data")
-        for file in (ROOT / package).rglob("*.py")
-        if file.name != "settings.py"
-    )
-    names = {name.split(".")[-1] for name in flatten(load_recipe("digits")[0].settings)}
-    names = {"in_" if name == "in" else name for name in names}
-    assert {name for name in names if f".{name}" not in code} == set()
 
 
 def test_package_inits_have_no_effect_on_import():

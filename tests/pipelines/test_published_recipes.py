@@ -1,118 +1,15 @@
 """The paper's recipes: their settings as published, their plan without data, what they say is missing."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from atjem.models.names import known_arch
 from pipelines.recipe import RECIPES, load_recipe
 from pipelines.settings import flatten
 
-# arXiv 2510.13872, settings and results.
-CIFAR = {
-    "model.arch": "wrn-34-10",
-    "data.image_size": 32,
-    "data.paired_views": False,
-    "stage2.batch_size": 128,
-    "stage2.optimizer.name": "sgd",
-    "stage2.optimizer.momentum": 0.9,
-    "stage2.optimizer.schedule": "constant",
-    "stage2.optimizer.weight_decay": 5e-4,
-    "stage2.classifier_attack.norm": "L2",
-    "stage2.classifier_attack.eps": 0.5,
-    "stage2.classifier_attack.steps": 10,
-    "stage2.classifier_attack.step_size": 0.1,
-    "stage2.contrastive.step_size": 0.1,
-    "stage2.contrastive.start_steps": 0,
-    "stage2.contrastive.max_steps": 50,
-    "stage2.contrastive.auc_window_images": 1000,
-    "stage2.loss.classifier_weight": 1.0,
-    "stage2.loss.energy_weight": 1.0,
-    "stage2.loss.r1_weight": 0.0,
-    "stage2.ema_decay": 0.999,
-    "stage2.augment": "crop4+flip+autoaugment+cutout16",
-    "stage2.augment_energy": "crop4+flip",
-    "stage2.augment_ood": "crop4+flip",
-    "stage2.select": "best_frechet",
-    "stage2.select_samples": 10_000,
-    "sample.num_samples": 50_000,
-    "sample.num_selection": 2560,
-    "sample.step_size": 0.2,
-    "sample.steps": 33,
-    "evaluate.feature_extractor": "inception",
-    "evaluate.robust.norm": "L2",
-    "evaluate.robust.eps": 0.5,
-    "evaluate.robust.attack": "autoattack",
-}
-IMAGENET = {
-    "data.image_size": 256,
-    "stage1.steps": 0,
-    "stage2.batch_size": 512,
-    "stage2.classifier_attack.norm": "L2",
-    "stage2.classifier_attack.eps": 3.0,
-    "stage2.classifier_attack.steps": 3,
-    "stage2.classifier_attack.step_size": 2.0,
-    "stage2.contrastive.step_size": 2.0,
-    "stage2.augment": "rrc+flip",
-    "stage2.augment_energy": "flip",
-    "stage2.augment_ood": "rrc+flip",
-    "stage2.ema_decay": 0.999,
-    "stage2.select": "best_frechet",
-    "sample.num_samples": 50_000,
-    "sample.num_selection": 2560,
-    "sample.step_size": 8.0,
-    "evaluate.robust.eps": 3.0,
-    "evaluate.robust.num_images": 5000,
-}
-SGD = {"stage2.optimizer.name": "sgd", "stage2.optimizer.lr": 1e-3, "model.normalization": "imagenet"}
-PUBLISHED = {
-    "cifar10": CIFAR
-    | {
-        "stage2.optimizer.lr": 1e-3,
-        "stage2.contrastive.auc_threshold": 0.8,
-        "published.metrics.fid": 7.57,
-        "published.metrics.robust_accuracy": 0.7465,
-        "published.metrics.stage1_fid": 28.41,
-    },
-    "cifar100": CIFAR
-    | {
-        "stage2.optimizer.lr": 1e-2,
-        "stage2.contrastive.auc_threshold": 0.75,
-        "published.metrics.fid": 9.53,
-        "published.metrics.clean_accuracy": 0.6012,
-    },
-    "imagenet256": IMAGENET
-    | SGD
-    | {
-        "model.arch": "resnet-50",
-        "stage2.contrastive.max_steps": 30,
-        "stage2.contrastive.auc_threshold": 0.4,
-        "sample.steps": 14,
-        "published.metrics.fid": 5.28,
-        "published.metrics.is_mean": 319.3,
-    },
-    "imagenet256-wrn50x4": IMAGENET
-    | SGD
-    | {
-        "model.arch": "wrn-50-4",
-        "stage2.contrastive.max_steps": 65,
-        "stage2.contrastive.auc_threshold": 0.2,
-        "sample.steps": 19,
-        "published.metrics.robust_accuracy": 0.4074,
-    },
-    "imagenet256-convnext-large": IMAGENET
-    | {
-        "model.arch": "convnext-large-cvst",
-        "model.normalization": "none",
-        "stage2.optimizer.name": "adamw",
-        "stage2.optimizer.lr": 3e-4,
-        "stage2.optimizer.betas": [0.9, 0.95],
-        "stage2.optimizer.weight_decay": 0.05,
-        "stage2.contrastive.step_size": 3.0,
-        "stage2.contrastive.max_steps": 110,
-        "stage2.contrastive.auc_threshold": 0.2,
-        "sample.steps": 36,
-        "published.metrics.clean_accuracy": 0.7578,
-    },
-}
+PUBLISHED = yaml.safe_load(Path(__file__).with_name("published_settings.yaml").read_text())["recipes"]
 
 
 def test_the_papers_figures_are_not_set_beside_those_of_other_images():

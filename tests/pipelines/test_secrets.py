@@ -162,7 +162,6 @@ def test_no_secret_is_anywhere_after_a_run(whole):
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.faults
 def test_every_server_of_a_run_listens_on_the_loopback_interface_alone(whole):
     assert {"gcs_server", "raylet"} <= {command for _, command in whole.listened}
     assert {address.removeprefix("::ffff:") for address, _ in whole.listened} == {"127.0.0.1"}
@@ -170,7 +169,6 @@ def test_every_server_of_a_run_listens_on_the_loopback_interface_alone(whole):
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.faults
 def test_no_secret_is_anywhere_after_a_failure(watch):
     failed = watch("--until", "train_stage1", "--set", "stage1.optimizer.lr=1e30", "--set", "seed=1")
     assert failed.code == 1, failed.said.decode()
@@ -192,11 +190,15 @@ def test_no_secret_is_anywhere_after_a_failure(watch):
     ],
     ids=["plan", "status", "tracking", "bucket", "checkpoint", "planned", "unknown"],
 )
-def test_no_secret_is_said_without_a_run(watch, words, code):
-    said = watch(*words, "--json")
-    assert said.code == code, said.said.decode()
-    assert PLANTED not in said.said
-    assert holding(said.folders) == []
+def test_no_secret_is_said_without_a_run(cli, images, monkeypatch, tmp_path, words, code):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    said = cli(
+        "--pipeline", "digits", "--workdir", str(tmp_path), "--set", f"data.in={images}", *words, "--json"
+    )
+    assert said.code == code, said.err
+    assert "planted-" not in said.out + said.err
+    assert holding((tmp_path,)) == []
 
 
 def test_a_sweep_keeps_no_secret(checkout, images, place):

@@ -38,18 +38,22 @@ def served(
     """A server process from its first answer at a port until the block ends."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            arguments, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+            arguments,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
         )
     try:
         wait_until(lambda: process.poll() is not None or answers(port), 120)
         assert process.poll() is None, log.read_text()
         yield process
     finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
-        process.wait()
+        for sign in (signal.SIGTERM, signal.SIGKILL):  # with everything that it started
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
 
 
 def answers(port: int) -> bool:

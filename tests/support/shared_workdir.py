@@ -1,14 +1,45 @@
 """An object store, and the workdir of one test as several machines see it."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from pipelines.workdir.remote import open_remote
 from pipelines.workdir.shared_store import SharedStore, shared_store
+from tests.support.running import ROOT
 from tests.support.servers import Proxy, proxy_of, s3_environment, s3_server
+
+FINGERPRINT = "0123456789abcdef0123"
+
+
+def publish(
+    store: SharedStore, files: dict[str, bytes], fingerprint: str = FINGERPRINT, **facts: Any
+) -> dict:
+    """An artifact of the stage `sample` with these files."""
+    manifest = {"fingerprint": fingerprint, "node": "sample", "run_id": "r", "created": 1.0, "seconds": 0.1}
+    with store.new_artifact("sample", fingerprint) as draft:
+        for name, content in files.items():
+            (draft.folder / name).parent.mkdir(exist_ok=True)
+            (draft.folder / name).write_bytes(content)
+        return draft.publish({**manifest, "identity": {}, "made_from": {}, "metrics": {}, **facts})
+
+
+def python(code: str, port: int, cache: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Code in a process of its own, on a machine with that cache."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, **s3_environment(port, cache)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_run_whose_servernever_comes_back_is_imported_into_another(mlflow, tmp_path):
+def test_run_whose_server_never_comes_back_is_imported_into_another(mlflow, tmp_path):
     """Whole, with what the first server had got already; a second time there is nothing left to import."""
     workdir, other = tmp_path / "runs", f"sqlite:///{tmp_path / 'other.db'}"
     workdir.mkdir()
@@ -229,12 +229,3 @@ def test_server_that_hangs_does_not_hold_up_what_it_is_told(mlflow, tmp_path, mo
     runs = _runs(mlflow.uri, "hang")
     assert set(runs) == {"pipeline", "sample"}
     assert _steps(mlflow.uri, runs["sample"].info.run_id, "loss") == list(range(20))
-
-
-def test_deliver_names_what_is_wrong_with_its_options(tmp_path):
-    done = _command("--workdir", str(tmp_path / "none"))
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --workdir: ")
-    assert len(done.stderr.splitlines()) == 1
-    nothing = _command("--workdir", str(tmp_path))
-    assert (nothing.returncode, nothing.stdout) == (0, "nothing is left to deliver\n")
