@@ -5,7 +5,7 @@ PORT ?= 5000
 RUNS ?= runs
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt
 
-.PHONY: help demo test test-all lint bench ui docs pictures clean
+.PHONY: help demo check test test-all lint bench ui docs pictures clean
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
@@ -27,13 +27,18 @@ demo: .venv/.installed  ## Install, run the digits recipe, print its metrics
 	$(BIN)/python pipelines/run.py --pipeline digits
 
 # Two Ray clusters on one host disturb each other, so only tests without one run two at a time.
-test: .venv/.installed-test lint  ## Lint and run the suite that CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not gpu" -n 2 --durations=40
-	$(BIN)/python -m pytest -m "ray and not faults and not gpu" --durations=40
+PYTEST = $(BIN)/python -m pytest --durations=40
+TWO_AT_A_TIME = OMP_NUM_THREADS=1 $(PYTEST) -n 2
 
-test-all: .venv/.installed-test lint  ## The suite with the fault tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" -n 2
-	$(BIN)/python -m pytest -m ray
+check: .venv/.installed-test lint  ## While you work: lint and the fast tests (5 minutes)
+	$(TWO_AT_A_TIME) -m "not ray and not slow and not faults and not gpu"
+
+test: .venv/.installed-test lint  ## Before you push, and in CI: also slow tests and those on Ray (30 minutes)
+	$(TWO_AT_A_TIME) -m "not ray and not faults and not gpu"
+	$(PYTEST) -m "ray and not faults and not gpu"
+
+test-all: test  ## Before a release: also tests that kill whole runs (hours)
+	$(PYTEST) -m faults
 
 lint: .venv/.installed-test  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check .

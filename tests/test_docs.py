@@ -55,10 +55,10 @@ def test_every_page_is_reached_from_the_first(pages):
 _RUN = "python pipelines/run.py --pipeline"
 _START = f"{_RUN} imagenet256 --set model.checkpoint=FILE"
 ELSEWHERE = {
-    "python -m pipelines dag --pipeline imagenet256": "tests/pipelines/test_dag.py",
-    f"{_RUN} digits": "tests/pipelines/test_digits.py",
+    "python -m pipelines dag --pipeline imagenet256": "tests/pipelines/commands/test_dag.py",
+    f"{_RUN} digits": "tests/pipelines/test_results.py",
     _START: "tests/pipelines/test_published_recipes.py",
-    f"{_START} --set stage2.steps=0": "tests/pipelines/test_training_loop.py",
+    f"{_START} --set stage2.steps=0": "tests/pipelines/stages/test_training_loop.py",
 }
 
 

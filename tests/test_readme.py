@@ -8,7 +8,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 
 from tests.support.browser import mlflow_ui
 from tests.support.readme import COMMANDS, README, SMALLER, find, run
@@ -34,6 +33,7 @@ def test_every_command_is_known():
     """A command that is new in the README needs a test here."""
     tested = [
         "make demo",
+        "make check",
         "make test",
         "contrastive.step_size=0.2 --plan",
         "contrastive.step_size=0.2",
@@ -78,11 +78,11 @@ def test_change_and_plan(changed_demo):
         assert "changed setting: stage2.contrastive.step_size" in done.stdout
 
 
-def test_compare(changed_demo, place):
-    client = MlflowClient(f"sqlite:///{place}/runs/mlflow.db")
-    experiment = client.get_experiment_by_name("digits").experiment_id
-    query = "tags.`atjem.kind` = 'pipeline' AND tags.`atjem.status` = 'done'"
-    runs = " ".join(run.info.run_id for run in client.search_runs([experiment], query)[:2])
+def test_compare(demo, changed_demo, place):
+    experiment = demo.client.get_experiment_by_name("digits").experiment_id
+    query = "tags.`atjem.kind` = 'pipeline' AND params.`stage2.contrastive.step_size` = '0.2'"
+    (changed, *_) = demo.client.search_runs([experiment], query)
+    runs = f"{demo.result.json['run_id']} {changed.info.run_id}"
     done = run(find("compare RUN RUN RUN").replace("RUN RUN RUN", runs), place)
     assert done.returncode == 0, done.stderr
     assert "stage2.contrastive.step_size=0.2" in done.stdout
