@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from atjem.models.registry import ModelSpec, build_model
-
-NUM_CLASSES = 4
+from tests.support.learning import tiny_network
 
 
 @pytest.fixture(autouse=True)
@@ -20,14 +18,8 @@ def one_thread():
 
 @pytest.fixture
 def make_model():
-    """A seeded wrn-10-1 for 8x8 images with one channel, in eval mode."""
-
-    def make(seed=0, *, dtype=torch.float32, mean=(0.5,), std=(0.25,)):
-        torch.manual_seed(seed)
-        spec = ModelSpec("wrn-10-1", NUM_CLASSES, channels=1, image_size=8, mean=mean, std=std)
-        return build_model(spec).to(dtype).eval()
-
-    return make
+    """`tiny_network` in eval mode."""
+    return lambda seed=0, **own: tiny_network(seed, **own).eval()
 
 
 @pytest.fixture
@@ -56,7 +48,7 @@ def make_images():
 @pytest.fixture
 def make_labels():
     """Labels that cycle through the classes."""
-    return lambda num=6: torch.arange(num) % NUM_CLASSES
+    return lambda num=6: torch.arange(num) % 4
 
 
 @pytest.fixture(scope="session")
@@ -66,29 +58,11 @@ def images():
 
 
 @pytest.fixture(scope="session")
-def resnet():
-    """torchvision's ResNet-18; imports of the source networks wait until a test needs one."""
-    from torchvision.models import resnet18
+def sources():
+    """The authors' networks by our architectures; their imports wait until a test needs them."""
+    from tests.support.published_sources import source
 
-    from tests.support.published_sources import NUM_CLASSES, shuffle
-
-    return shuffle(resnet18(num_classes=NUM_CLASSES))
-
-
-@pytest.fixture(scope="session")
-def wide():
-    """TRADES' WRN-16-1."""
-    from tests.support.published_sources import NUM_CLASSES, TradesWideResNet, shuffle
-
-    return shuffle(TradesWideResNet(16, 1, NUM_CLASSES))
-
-
-@pytest.fixture(scope="session")
-def convnext():
-    """A ConvNeXt-T-CvSt."""
-    from tests.support.published_sources import NUM_CLASSES, convnext_cvst, shuffle
-
-    return shuffle(convnext_cvst(NUM_CLASSES))
+    return {arch: source(arch) for arch in ("resnet-18", "wrn-16-1", "convnext-tiny-cvst")}
 
 
 @pytest.fixture

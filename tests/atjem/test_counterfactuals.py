@@ -19,29 +19,18 @@ def test_stays_in_budget_and_raises_the_target(norm, eps, make_model, make_image
     assert (gain > 0).all()
 
 
-def test_default_steps_of_a_linear_model_reach_the_boundary(make_linear):
-    # 75 steps of eps / 25 go three radii far, so that the ball's boundary holds the result.
-    x = torch.full((2, 1, 2, 2), 0.5)
-    images = counterfactual(make_linear(torch.eye(4)), x, torch.tensor([1, 2]), eps=0.25)
-    expected = torch.tensor([[0.5, 0.75, 0.5, 0.5], [0.5, 0.5, 0.75, 0.5]]).view(2, 1, 2, 2)
+@pytest.mark.parametrize(
+    ("settings", "gain"),
+    [
+        ({}, 0.25),  # 75 steps of eps / 25 go three radii far, so that the ball's boundary holds the result
+        ({"num_steps": 5}, 5 * 0.01),
+        ({"num_steps": 5, "step_size": 0.02}, 5 * 0.02),
+        ({"num_steps": 0}, 0.0),
+    ],
+    ids=["defaults", "default-step-size", "step-size", "no-steps"],
+)
+def test_how_far_the_target_pixel_of_a_linear_model_goes(settings, gain, make_linear):
+    x, target = torch.full((2, 1, 2, 2), 0.5), torch.tensor([1, 2])
+    images = counterfactual(make_linear(torch.eye(4)), x, target, eps=0.25, **settings)
+    expected = 0.5 + gain * torch.eye(4)[target].view(2, 1, 2, 2)
     torch.testing.assert_close(images, expected)
-
-
-def test_default_step_size_is_a_25th_of_the_budget(make_linear):
-    x = torch.full((1, 1, 2, 2), 0.5)
-    settings = {"target": torch.tensor([0]), "eps": 0.25, "num_steps": 5}
-    images = counterfactual(make_linear(torch.eye(4)), x, **settings)
-    assert images[0, 0, 0, 0].item() == pytest.approx(0.5 + 5 * 0.01)
-    explicit = counterfactual(make_linear(torch.eye(4)), x, **settings, step_size=0.02)
-    assert explicit[0, 0, 0, 0].item() == pytest.approx(0.5 + 5 * 0.02)
-
-
-def test_no_steps_is_the_image(make_model, make_images, make_labels):
-    assert torch.equal(
-        counterfactual(make_model(), make_images(), make_labels(), eps=1.0, num_steps=0), make_images()
-    )
-
-
-def test_unknown_norm_says_what_is_allowed(make_model, make_images, make_labels):
-    with pytest.raises(ValueError, match="norm='L1' is unknown"):
-        counterfactual(make_model(), make_images(), make_labels(), eps=1.0, norm="L1")

@@ -10,25 +10,16 @@ from atjem.energies import class_logit, energy, energy_from_logits
 LOGITS = torch.tensor([[0.0, math.log(3)], [5.0, 5.0]], dtype=torch.float64)
 
 
-def test_class_logit_picks_the_own_class():
-    assert class_logit(LOGITS, torch.tensor([1, 0])).tolist() == pytest.approx([math.log(3), 5.0])
-
-
-def test_joint_energy_is_minus_the_class_logit():
-    assert energy_from_logits(LOGITS, torch.tensor([1, 0])).tolist() == pytest.approx([-math.log(3), -5.0])
-
-
-def test_marginal_energy_is_minus_logsumexp():
+def test_hand_values():
+    y = torch.tensor([1, 0])
+    assert class_logit(LOGITS, y).tolist() == pytest.approx([math.log(3), 5.0])
+    assert energy_from_logits(LOGITS, y).tolist() == pytest.approx([-math.log(3), -5.0])
     assert energy_from_logits(LOGITS).tolist() == pytest.approx([-math.log(4), -5.0 - math.log(2)])
 
 
 def test_marginal_energy_sums_out_the_classes():
     joints = torch.stack([energy_from_logits(LOGITS, torch.tensor([k, k])) for k in range(2)])
     torch.testing.assert_close(torch.exp(-energy_from_logits(LOGITS)), torch.exp(-joints).sum(dim=0))
-
-
-def test_larger_logits_mean_lower_energy():
-    assert (energy_from_logits(LOGITS + 1) < energy_from_logits(LOGITS)).all()
 
 
 @pytest.mark.parametrize("scale", [1e4, -1e4], ids=["large", "small"])

@@ -29,13 +29,13 @@ from atjem.fidelity import (
 )
 from tests.support.hostile import ask_each
 
-NAMES = {
-    "frechet_distance",
-    "kernel_distance",
-    "feature_precision",
-    "feature_recall",
-    "class_score",
-    "class_score_std",
+STANDARD = {
+    "frechet_distance": "fid",
+    "kernel_distance": "kid_mean",
+    "feature_precision": "precision",
+    "feature_recall": "recall",
+    "class_score": "is_mean",
+    "class_score_std": "is_std",
 }
 
 
@@ -90,25 +90,22 @@ def test_class_frechet_distance_is_the_mean_over_classes_with_enough_images():
     assert measure(fewest=50) is None
 
 
-def test_frechet_distance_of_independent_gaussians():
-    # Without correlations it is the sum over dimensions of (difference of means)^2 + (of deviations)^2.
-    a, b = statistics([0, 1], [[4, 0], [0, 9]]), statistics([3, 1], [[1, 0], [0, 25]])
-    assert frechet_distance(a, b) == pytest.approx(9 + (2 - 1) ** 2 + (3 - 5) ** 2)
-
-
-def test_frechet_distance_of_correlated_gaussians():
+@pytest.mark.parametrize(
+    ("sigma_a", "sigma_b"),
+    [
+        ([[4.0, 0.0], [0.0, 9.0]], [[1.0, 0.0], [0.0, 25.0]]),
+        ([[2.0, 0.5], [0.5, 1.0]], [[1.0, -0.3], [-0.3, 3.0]]),
+    ],
+    ids=["independent", "correlated"],
+)
+def test_frechet_distance_of_gaussians(sigma_a, sigma_b):
     # For 2x2 matrices M = A B: trace sqrt(M) = sqrt(trace M + 2 sqrt(det M)).
-    sigma_a, sigma_b = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0, -0.3], [-0.3, 3.0]])
-    product = sigma_a @ sigma_b
-    trace_sqrt = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
-    expected = 5.0 + np.trace(sigma_a) + np.trace(sigma_b) - 2 * trace_sqrt
     a, b = statistics([0, 0], sigma_a), statistics([1, -2], sigma_b)
+    product = a.sigma @ b.sigma
+    trace_sqrt = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
+    expected = 5.0 + np.trace(a.sigma) + np.trace(b.sigma) - 2 * trace_sqrt
     assert frechet_distance(a, b) == pytest.approx(expected)
     assert frechet_distance(b, a) == pytest.approx(expected)
-
-
-def test_frechet_distance_to_itself_is_zero():
-    a = statistics([1, 2], [[2, 0.5], [0.5, 1]])
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
@@ -117,12 +114,6 @@ def test_statistics_are_the_mean_and_the_unbiased_covariance():
     found = Statistics.of(Features(pooled, torch.zeros(3, 2)))
     np.testing.assert_allclose(found.mu, [1, 1])
     np.testing.assert_allclose(found.sigma, [[1, 0], [0, 3]], atol=1e-12)
-
-
-def test_frechet_distance_of_samples_is_that_of_their_statistics():
-    samples, reference = gaussian_features(50, seed=0, shift=1.0), gaussian_features(60, seed=1)
-    expected = frechet_distance(Statistics.of(samples), Statistics.of(reference))
-    assert fidelity_metrics(samples, Reference.of(reference))["frechet_distance"] == expected
 
 
 def test_kernel_distance_is_the_unbiased_mmd_of_the_cubic_kernel():
@@ -143,6 +134,28 @@ def test_precision_is_of_the_samples_and_recall_of_the_reference():
     assert metrics["feature_recall"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("logits", "expected", "slack"),
+    [(torch.zeros(40, 4), 1, 1e-6), (1e3 * torch.eye(4).repeat(500, 1), 4, 0.1)],
+    ids=["undecided", "certain-and-diverse"],
+)
+def test_class_score_goes_from_one_to_the_number_of_classes(logits, expected, slack):
+    samples = Features(gaussian_features(len(logits), seed=0).pooled, logits.double())
+    metrics = fidelity_metrics(samples, Reference.of(gaussian_features(20, seed=1)))
+    assert metrics["class_score"] == pytest.approx(expected, abs=slack)
+
+
+def test_metrics_and_their_standard_names():
+    samples, reference = gaussian_features(10, seed=0, shift=1.0), gaussian_features(12, seed=1)
+    metrics = fidelity_metrics(samples, Reference.of(reference))
+    expected = frechet_distance(Statistics.of(samples), Statistics.of(reference))
+    assert metrics["frechet_distance"] == expected
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert standard_names(metrics) == {STANDARD[name]: value for name, value in metrics.items()}
+    assert metrics.keys() == STANDARD.keys()
+
+
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_square_of_the_reference():
     measure = """
 import torch
@@ -153,43 +166,19 @@ def ask(num):
     samples = Features(features.pooled[:100] + 0.1, features.logits[:100])
     return fidelity_metrics(samples, Reference.of(features))
 """
-    found = ask_each(measure, {"small": "1000", "large": "12000"})
-    assert found["large"].said.startswith("{"), (
-        found
-    )  # all distances at once would be 1.2 GB, and their copies
-    assert found["large"].megabytes < 700, found
-
-
-def test_class_score_of_undecided_samples_is_one():
-    undecided = Features(gaussian_features(40, seed=0).pooled, torch.zeros(40, 4, dtype=torch.float64))
-    metrics = fidelity_metrics(undecided, Reference.of(gaussian_features(40, seed=1)))
-    assert metrics["class_score"] == pytest.approx(1)
-    assert metrics["class_score_std"] == pytest.approx(0)
-
-
-def test_class_score_of_certain_and_diverse_samples_nears_the_number_of_classes():
-    logits = 1e3 * torch.eye(4, dtype=torch.float64).repeat(500, 1)
-    samples = Features(gaussian_features(2000, seed=0).pooled, logits)
-    assert fidelity_metrics(samples, Reference.of(gaussian_features(20, seed=1)))[
-        "class_score"
-    ] == pytest.approx(4, abs=0.1)
-
-
-def test_metrics_are_finite_numbers_under_neutral_names():
-    metrics = fidelity_metrics(gaussian_features(10, seed=0), Reference.of(gaussian_features(12, seed=1)))
-    assert metrics.keys() == NAMES
-    assert all(np.isfinite(value) for value in metrics.values())
+    found = ask_each(measure, {"small": "1000", "large": "8000"})
+    assert found["large"].said.startswith("{"), found
+    assert found["large"].megabytes < 400, found  # all distances at once would be 512 MB, and their copies
 
 
 @pytest.mark.parametrize(("num_samples", "num_reference"), [(9, 20), (20, 9)], ids=["samples", "reference"])
 def test_too_few_images_are_refused(num_samples, num_reference):
+    samples, reference = gaussian_features(num_samples, seed=0), gaussian_features(num_reference, seed=1)
     with pytest.raises(ValueError, match="at least 10 images on each side, not 9"):
-        fidelity_metrics(
-            gaussian_features(num_samples, seed=0), Reference.of(gaussian_features(num_reference, seed=1))
-        )
+        fidelity_metrics(samples, Reference.of(reference))
 
 
-def test_extractor_gives_the_classifiers_features_and_logits(extractor, make_model, make_bytes):
+def test_extractor_gives_the_classifiers_features_and_logits(tmp_path, extractor, make_model, make_bytes):
     images = make_bytes(12, seed=0)
     features = extract(extractor, [images])
     model, x = make_model(seed=2), images.float() / 255
@@ -198,6 +187,10 @@ def test_extractor_gives_the_classifiers_features_and_logits(extractor, make_mod
         torch.testing.assert_close(features.logits, model(x).double(), atol=1e-6, rtol=1e-5)
     assert not extractor.training
     assert features.pooled.dtype == torch.float64
+    (tmp_path / "other").mkdir()
+    save_model(make_model(seed=3), tmp_path / "other")
+    other = make_extractor(CLASSIFIER, str(tmp_path / "other"), torch.device("cpu"))
+    assert not torch.equal(features.pooled, extract(other, [images]).pooled)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 24])
@@ -216,41 +209,6 @@ def test_metrics_do_not_depend_on_the_batch_size(batch_size, extractor, make_byt
 def test_images_are_8_bit(dtype, extractor, make_bytes):
     with pytest.raises(AssertionError, match="8-bit"):
         extract(extractor, [make_bytes(4, seed=0).to(dtype)])
-
-
-def test_extractor_can_be_made_twice(tmp_path, extractor, make_model, make_bytes):
-    folder = tmp_path / "other"
-    folder.mkdir()
-    save_model(make_model(seed=3), folder)
-    other = make_extractor(CLASSIFIER, str(folder), torch.device("cpu"))
-    images = [make_bytes(4, seed=0)]
-    assert not torch.equal(extract(extractor, images).pooled, extract(other, images).pooled)
-
-
-def test_features_are_joined_in_order():
-    first, second = gaussian_features(3, seed=0), gaussian_features(2, seed=1)
-    joined = Features.cat([first, second])
-    assert torch.equal(joined.pooled, torch.cat([first.pooled, second.pooled]))
-    assert torch.equal(joined.logits, torch.cat([first.logits, second.logits]))
-
-
-def test_standard_names_map_each_value():
-    neutral = {
-        "frechet_distance": 1.0,
-        "kernel_distance": 2.0,
-        "feature_precision": 3.0,
-        "feature_recall": 4.0,
-        "class_score": 5.0,
-        "class_score_std": 6.0,
-    }
-    assert standard_names(neutral) == {
-        "fid": 1.0,
-        "kid_mean": 2.0,
-        "precision": 3.0,
-        "recall": 4.0,
-        "is_mean": 5.0,
-        "is_std": 6.0,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -276,32 +234,20 @@ def inception_weights(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_inception_weights_are_loaded_from_a_file(inception_weights, channels):
-    extractor = make_extractor(INCEPTION, str(inception_weights), torch.device("cpu"))
-    images = torch.randint(0, 256, (12, channels, 16, 16), dtype=torch.uint8)
-    features = extract(extractor, images.split(5))
-    assert features.pooled.shape == (12, 2048)
-    assert features.logits.shape == (12, 1008)
-    assert features.pooled.std() > 0
-    again = extract(make_extractor(INCEPTION, str(inception_weights), torch.device("cpu")), [images])
-    assert torch.allclose(features.pooled, again.pooled, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.slow
 def test_metrics_equal_torch_fidelitys_own_command(inception_weights, tmp_path):
     """On the same PNGs; precision and recall by the same extractor, which the command is told of for all."""
     generator = torch.Generator().manual_seed(0)
     sets = {
         name: torch.randint(0, 256, (num, 3, 32, 32), dtype=torch.uint8, generator=generator) // divisor
-        for name, num, divisor in (("samples", 40, 2), ("reference", 48, 1))
+        for name, num, divisor in (("samples", 12, 2), ("reference", 14, 1))
     }
     for name, images in sets.items():
         (tmp_path / name).mkdir()
         for number, image in enumerate(images):
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name / f"{number:03d}.png")
     options = (
-        "--cpu --json --silent --no-cache --isc --fid --kid --prc --kid-subset-size 40 --batch-size 16"
+        "--cpu --json --silent --no-cache --isc --fid --kid --prc --kid-subset-size 12 --batch-size 8"
         f" --feature-extractor {INCEPTION} --feature-extractor-weights-path {inception_weights}"
     )
     command = [str(Path(sys.executable).with_name("fidelity")), *options.split()]
@@ -310,7 +256,7 @@ def test_metrics_equal_torch_fidelitys_own_command(inception_weights, tmp_path):
     assert done.returncode == 0, done.stderr
     theirs = json.loads(done.stdout)
     extractor = make_extractor(INCEPTION, str(inception_weights), torch.device("cpu"))
-    features = {name: extract(extractor, images.split(7)) for name, images in sets.items()}
+    features = {name: extract(extractor, images.split(5)) for name, images in sets.items()}
     ours = fidelity_metrics(features["samples"], Reference.of(features["reference"]))
     names = {
         "frechet_distance": "frechet_inception_distance",
@@ -326,28 +272,35 @@ def test_metrics_equal_torch_fidelitys_own_command(inception_weights, tmp_path):
     assert ours["frechet_distance"] > 0
 
 
+@pytest.mark.slow
+def test_inception_weights_are_loaded_from_a_file(inception_weights):
+    extractor = make_extractor(INCEPTION, str(inception_weights), torch.device("cpu"))
+    images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)
+    features = extract(extractor, images.split(2))
+    assert (features.pooled.shape, features.logits.shape) == ((3, 2048), (3, 1008))
+    assert features.pooled.std() > 0
+    colour = extract(extractor, [images.expand(-1, 3, -1, -1)])
+    assert torch.allclose(features.pooled, colour.pooled, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["other-layout", "malicious"])
+def test_other_files_are_not_inceptions_and_never_executed(tmp_path, kind):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    content = {"other-layout": {"conv.weight": torch.zeros(1)}, "malicious": {"Conv2d_1a_3x3.w": Payload()}}
+    torch.save(content[kind], tmp_path / "file.pth")
+    with pytest.raises(ValueError, match="does not hold torch-fidelity's Inception weights"):
+        make_extractor(INCEPTION, str(tmp_path / "file.pth"), torch.device("cpu"))
+    assert not (tmp_path / "executed").exists()
+
+
 def test_inception_without_weights_and_network_fails_instead_of_substituting(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     with pytest.raises(OSError, match=r"refused|unreachable|resolution|not known|urlopen"):
         make_extractor(INCEPTION, None, torch.device("cpu"))
-
-
-def test_inception_file_of_another_layout_is_refused(tmp_path):
-    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="does not hold torch-fidelity's Inception weights"):
-        make_extractor(INCEPTION, str(tmp_path / "other.pth"), torch.device("cpu"))
-
-
-def test_malicious_inception_file_is_not_executed(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "executed",))
-
-    torch.save({"Conv2d_1a_3x3.conv.weight": Payload()}, tmp_path / "bad.pth")
-    with pytest.raises(ValueError, match="does not hold"):
-        make_extractor(INCEPTION, str(tmp_path / "bad.pth"), torch.device("cpu"))
-    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("sizes", [(30,), (7, 1, 22)], ids=str)

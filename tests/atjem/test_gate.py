@@ -47,7 +47,7 @@ def gate(model: nn.Module, num: int = 80, attacked: bool = True):
     by_eps = {
         eps: holds_under_pgd(model, x, y, eps=eps, **SETTINGS) for eps in (EPS / 2, EPS, 2 * EPS, LARGEST)
     }
-    stronger = holds_under_pgd(model, x, y, eps=EPS, restarts=2, **{**SETTINGS, "num_steps": 40})
+    stronger = holds_under_pgd(model, x, y, eps=EPS, restarts=2, **SETTINGS | {"num_steps": 40})
     found = None
     if attacked:
         found = autoattack(model, x, y, norm="L2", eps=EPS, num_classes=4, seed=0, iterations=200)
@@ -63,21 +63,18 @@ def test_an_honest_model_passes(linear):
     assert verdict(list(checks.values())) == PASSED
 
 
+def test_randomness_and_a_saturated_softmax_are_caught(linear):
+    assert gate(Random(linear), attacked=False)["determinism"].verdict == FAILED
+    checks = gate(Saturated(linear), attacked=False)
+    assert checks["input gradients"].verdict == PASSED
+    assert checks["reaches zero"].verdict == FAILED, checks
+
+
 def test_a_hard_quantisation_is_caught(linear):
     checks = gate(Quantised(linear))
     failed = {name for name, check in checks.items() if check.verdict == FAILED}
     assert {"input gradients", "black box", "reaches zero"} <= failed, checks
     assert verdict(list(checks.values())) == FAILED
-
-
-def test_randomness_is_caught(linear):
-    assert gate(Random(linear), attacked=False)["determinism"].verdict == FAILED
-
-
-def test_a_saturated_softmax_is_caught(linear):
-    checks = gate(Saturated(linear), attacked=False)
-    assert checks["input gradients"].verdict == PASSED
-    assert checks["reaches zero"].verdict == FAILED, checks
 
 
 def test_few_images_decide_nothing(linear):
@@ -92,40 +89,30 @@ def judged(name: str, **changed: object) -> str:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.flatten(1)[:, :4]
 
-    num = 100
-    holds = torch.arange(num) < 50
+    holds = torch.arange(100) < 50
     outcome = {
-        "attacked": Outcome([""] * 50 + ["apgd-ce"] * 50, torch.zeros(num, 1, 2, 2)),
-        "by_eps": {0.1: holds, 0.2: holds, 9.0: torch.zeros(num, dtype=torch.bool)},
+        "attacked": Outcome([""] * 50 + ["apgd-ce"] * 50, torch.zeros(100, 1, 2, 2)),
+        "by_eps": {0.1: holds, 0.2: holds, 9.0: torch.zeros(100, dtype=torch.bool)},
         "stronger": holds,
     }
-    x = torch.rand(num, 1, 2, 2)
-    checks = honesty_gate(
-        Honest(), x, torch.zeros(num, dtype=torch.long), eps=0.1, largest_eps=9.0, **{**outcome, **changed}
-    )
+    x, y = torch.rand(100, 1, 2, 2), torch.zeros(100, dtype=torch.long)
+    checks = honesty_gate(Honest(), x, y, eps=0.1, largest_eps=9.0, **outcome | changed)
     return next(check.verdict for check in checks if check.name == name)
 
 
-@pytest.mark.parametrize(("num", "expected"), [(0, PASSED), (2, PASSED), (6, FAILED), (40, FAILED)])
-def test_square_may_break_what_chance_explains(num, expected):
-    broken = Outcome(["square"] * num + [""] * (100 - num), torch.zeros(100, 1, 2, 2))
-    assert judged("black box", attacked=broken) == expected
-
-
-def test_what_was_broken_before_square_does_not_count():
-    broken = Outcome(["square"] * 6 + ["apgd-ce"] * 70 + [""] * 24, torch.zeros(100, 1, 2, 2))
-    assert judged("black box", attacked=broken) == FAILED
-    fewer = Outcome(["square"] * 6 + ["apgd-ce"] * 80 + [""] * 14, torch.zeros(100, 1, 2, 2))
-    assert judged("black box", attacked=fewer) == UNDECIDED
+@pytest.mark.parametrize(
+    ("square", "before", "expected"),
+    [(0, 0, PASSED), (2, 0, PASSED), (6, 0, FAILED), (40, 0, FAILED), (6, 70, FAILED), (6, 80, UNDECIDED)],
+)
+def test_square_may_break_what_chance_explains(square, before, expected):
+    """Of those that gradients had not broken before."""
+    books = ["square"] * square + ["apgd-ce"] * before + [""] * (100 - square - before)
+    assert judged("black box", attacked=Outcome(books, torch.zeros(100, 1, 2, 2))) == expected
 
 
 @pytest.mark.parametrize(("num", "expected"), [(50, PASSED), (53, PASSED), (65, FAILED)])
 def test_accuracy_that_rises_with_eps_fails(num, expected):
-    by_eps = {
-        0.1: torch.arange(100) < 50,
-        0.2: torch.arange(100) < num,
-        9.0: torch.zeros(100, dtype=torch.bool),
-    }
+    by_eps = {eps: torch.arange(100) < holding for eps, holding in ((0.1, 50), (0.2, num), (9.0, 0))}
     assert judged("falls with eps", by_eps=by_eps) == expected
 
 

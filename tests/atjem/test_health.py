@@ -22,9 +22,26 @@ def watchdog(**changed):
     return Watchdog(**({"limits": LIMITS, "largest": 9} | changed))
 
 
-def test_healthy_steps_are_calm():
-    dog = watchdog()
-    assert [dog.look(step, HEALTHY, num_steps=9) for step in range(20)] == [None] * 20
+WILD = {"energy_contrast": 1e6, "input_gradient": 1e6}
+
+
+@pytest.mark.parametrize(
+    ("changed", "num_steps", "largest"),
+    [
+        ({}, 9, 9),
+        ({"energy_contrast": 99.0}, 9, 9),
+        ({"input_gradient": 50.0}, 9, 9),
+        (SILENT | {"auroc": 0.999}, 9, 9),
+        (SILENT | {"energy_loss": 2e-3}, 9, 9),
+        (SILENT, 8, 9),
+        (SILENT | WILD, FEWEST_STEPS - 1, FEWEST_STEPS - 1),
+    ],
+    ids=["healthy", "gap-limit", "gradient-limit", "auroc", "energy-loss", "smaller-t", "too-few-steps"],
+)
+def test_what_is_no_trouble(changed, num_steps, largest):
+    """The limits themselves; less than all signs of silence, or below the largest T; hardly moved images."""
+    dog = watchdog(largest=largest)
+    assert [dog.look(step, HEALTHY | changed, num_steps) for step in range(9)] == [None] * 9
     assert dog.calm
 
 
@@ -50,17 +67,6 @@ def test_what_runs_away(changed, told):
     assert watchdog(largest=None).look(7, HEALTHY | changed, num_steps=0).startswith(told)  # SGLD has no T
 
 
-@pytest.mark.parametrize("changed", [{"energy_contrast": 99.0}, {"input_gradient": 50.0}])
-def test_the_limit_itself_is_allowed(changed):
-    assert watchdog().look(7, HEALTHY | changed, num_steps=9) is None
-
-
-def test_seeds_that_hardly_moved_do_not_count():
-    dog = watchdog(largest=FEWEST_STEPS - 1)
-    wild = SILENT | {"energy_contrast": 1e6, "input_gradient": 1e6}
-    assert [dog.look(step, wild, num_steps=FEWEST_STEPS - 1) for step in range(9)] == [None] * 9
-
-
 def test_nothing_to_learn_is_told_after_the_last_of_the_steps_in_a_row():
     dog = watchdog()
     assert [dog.look(step, SILENT, num_steps=9) for step in range(2)] == [None, None]
@@ -70,18 +76,6 @@ def test_nothing_to_learn_is_told_after_the_last_of_the_steps_in_a_row():
     told = [dog.look(step, SILENT, num_steps=9) for step in range(3, 6)]
     assert told[:2] == [None, None]
     assert told[2].startswith("AUROC has stood at 1 at the largest T=9 for 3 steps")
-
-
-@pytest.mark.parametrize("changed", [{"auroc": 0.999}, {"energy_loss": 2e-3}])
-def test_only_all_of_it_is_silence(changed):
-    dog = watchdog()
-    assert [dog.look(step, SILENT | changed, num_steps=9) for step in range(9)] == [None] * 9
-    assert dog.calm
-
-
-def test_silence_below_the_largest_t_is_the_curriculums_to_end():
-    dog = watchdog()
-    assert [dog.look(step, SILENT, num_steps=8) for step in range(9)] == [None] * 9
 
 
 def test_the_steps_in_a_row_are_brought_back():

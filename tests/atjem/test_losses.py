@@ -17,15 +17,14 @@ def test_classifier_loss_hand_values():
     assert losses.tolist() == pytest.approx([math.log(4), math.log(4 / 3)])
 
 
-def test_energy_loss_hand_values_real_first():
-    # Two logits of 0: -E = log 2, and sigmoid(log 2) = 2/3.
-    zeros = torch.zeros(1, 2, dtype=torch.float64)
-    assert energy_loss(zeros, zeros).tolist() == pytest.approx([math.log(3 / 2), math.log(3)])
-
-
-def test_energy_loss_is_undecided_at_energy_zero():
-    logits = torch.full((3, 2), -math.log(2), dtype=torch.float64)
-    assert energy_loss(logits, logits).tolist() == pytest.approx([math.log(2)] * 6)
+@pytest.mark.parametrize(
+    ("logit", "expected"),
+    [(0.0, [math.log(3 / 2), math.log(3)]), (-math.log(2), [math.log(2)] * 2)],
+    ids=["sigmoid-two-thirds", "energy-zero"],
+)
+def test_energy_loss_hand_values_real_first(logit, expected):
+    logits = torch.full((1, 2), logit, dtype=torch.float64)
+    assert energy_loss(logits, logits).tolist() == pytest.approx(expected)
 
 
 def test_energy_loss_falls_with_the_energy_of_real_and_rises_with_that_of_contrastive_images():
@@ -61,21 +60,18 @@ def test_energy_loss_at_extreme_logits():
     assert logits_contrast.grad.isfinite().all()
 
 
-def test_r1_penalty_of_one_linear_logit(make_linear):
-    model = make_linear(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
-    assert r1_penalty(model, torch.rand(3, 1, 2, 2)).tolist() == pytest.approx([15.0] * 3)
-
-
-def test_r1_penalty_weighs_gradients_by_the_posterior(make_linear):
-    # At x = 0 both classes are equally likely: the gradient of logsumexp is the mean of the rows, (1, 2).
-    model = make_linear(torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
-    assert r1_penalty(model, torch.zeros(1, 1, 1, 2)).item() == pytest.approx(0.5 * (1 + 4))
-
-
-def test_r1_penalty_is_differentiable_in_the_parameters(make_linear):
-    model = make_linear(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
-    r1_penalty(model, torch.rand(2, 1, 2, 2)).mean().backward()
-    torch.testing.assert_close(model[1].weight.grad, model[1].weight.detach())
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        ([[1.0, 2.0, 3.0, 4.0]], 15.0),
+        # At x = 0 both classes are equally likely: the gradient of logsumexp is the mean of the rows.
+        ([[2.0, 0.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0]], 0.5 * (1 + 4)),
+    ],
+    ids=["one-logit", "posterior"],
+)
+def test_r1_penalty_of_a_linear_model(weight, expected, make_linear):
+    penalty = r1_penalty(make_linear(torch.tensor(weight)), torch.zeros(3, 1, 2, 2))
+    assert penalty.tolist() == pytest.approx([expected] * 3)
 
 
 def test_r1_penalty_is_one_value_for_each_image(make_model, make_images):
@@ -85,12 +81,6 @@ def test_r1_penalty_is_one_value_for_each_image(make_model, make_images):
     assert (together > 0).all()
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=0)
     assert not x.requires_grad
-
-
-def _random_logits(num=4):
-    return torch.randn(
-        num, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    ).requires_grad_()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +94,8 @@ def _random_logits(num=4):
     ids=["classifier_loss", "energy_loss", "marginal_energy", "joint_energy"],
 )
 def test_gradients_are_those_of_finite_differences(function):
-    assert torch.autograd.gradcheck(function, _random_logits())
+    logits = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(function, logits.requires_grad_())
 
 
 def test_gradient_of_the_r1_penalty_is_that_of_finite_differences():

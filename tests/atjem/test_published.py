@@ -1,4 +1,4 @@
-"""Published weights: logits are the source network's, and files come back exactly."""
+"""Published weights: logits are the source network's, files come back exactly, unfit ones are refused."""
 
 import re
 
@@ -9,7 +9,8 @@ import torchvision
 from atjem.checkpoint import save_model
 from atjem.models.registry import ModelSpec, build_model
 from atjem.published import export_published, load_published, load_start
-from atjem.published_layouts import LAYOUTS, split_wrappers
+from atjem.published_layouts import LAYOUTS
+from tests.support.learning import assert_same_state
 from tests.support.published_sources import (
     IDENTITY,
     MEAN,
@@ -17,20 +18,25 @@ from tests.support.published_sources import (
     STD,
     TradesWideResNet,
     assert_same_logits,
-    assert_same_weights,
     network,
     normaliser,
+    refused,
     robustness_file,
     shuffle,
     with_prefix,
 )
 
+NORMALIZE = ("normalize.mean", "normalize.std")
+
+
+# Loading
+
 
 @pytest.mark.parametrize("key", ["model", "state_dict"])
-def test_robustness(resnet, images, save, key):
-    model = network("resnet-18")
-    assert load_published(model, save(robustness_file(resnet.state_dict(), key=key))) == "robustness"
-    assert_same_logits(model, resnet, images)
+def test_robustness(sources, images, save, key):
+    model, source = network("resnet-18"), sources["resnet-18"]
+    assert load_published(model, save(robustness_file(source.state_dict(), key=key))) == "robustness"
+    assert_same_logits(model, source, images)
 
 
 def test_robustness_bottlenecks(images, save):
@@ -48,7 +54,8 @@ def robustbench_files(state):
         "data-parallel": with_prefix("module.", state),
         "under-state-dict": {"state_dict": with_prefix("module.", plain), "epoch": 3},
         "mu-sigma": {**normaliser(("mu", "sigma")), **plain},
-        "normalised": {**normaliser(("normalize.mean", "normalize.std")), **with_prefix("model.", plain)},
+        "rounded": {**normaliser(("mu", "sigma"), tuple(value + 5e-5 for value in MEAN)), **plain},
+        "normalised": {**normaliser(NORMALIZE), **with_prefix("model.", plain)},
         "without-counters": {k: v for k, v in plain.items() if not k.endswith("num_batches_tracked")},
     }
 
@@ -62,99 +69,66 @@ def test_robustbench_wide_resnets(depth, form, images, save):
     assert_same_logits(model, source, images)
 
 
-def test_robustbench_resnet(resnet, images, save):
-    model = network("resnet-18")
-    content = {
-        **normaliser(("normalize.mean", "normalize.std")),
-        **with_prefix("model.", resnet.state_dict()),
-    }
+def test_robustbench_resnet(sources, images, save):
+    model, source = network("resnet-18"), sources["resnet-18"]
+    content = {**normaliser(NORMALIZE), **with_prefix("model.", source.state_dict())}
     assert load_published(model, save(with_prefix("module.", content))) == "robustbench"
-    assert_same_logits(model, resnet, images)
+    assert_same_logits(model, source, images)
 
 
-@pytest.mark.parametrize("prefix", ["base_model.", "module.base_model.", "base_model.module.model."])
-def test_convnext_cvst(convnext, images, save, prefix):
+def test_convnext_cvst(sources, images, save):
+    source = sources["convnext-tiny-cvst"]
     model = network("convnext-tiny-cvst", mean=IDENTITY[0], std=IDENTITY[1])
-    assert load_published(model, save(with_prefix(prefix, convnext.state_dict()))) == "convnext-cvst"
-    assert_same_logits(model, convnext, images, *IDENTITY)
+    content = with_prefix("base_model.module.model.", source.state_dict())
+    assert load_published(model, save(content)) == "convnext-cvst"
+    assert_same_logits(model, source, images, *IDENTITY)
 
 
-def test_convnext_cvst_normalised_with_flat_stem(convnext, images, save):
-    state = {name.replace("stem.stem.", "stem."): value for name, value in convnext.state_dict().items()}
-    content = {**normaliser(("normalize.mean", "normalize.std")), **with_prefix("model.", state)}
+def test_convnext_cvst_normalised_with_flat_stem(sources, images, save):
+    source = sources["convnext-tiny-cvst"]
+    state = {name.replace("stem.stem.", "stem."): value for name, value in source.state_dict().items()}
+    content = {**normaliser(NORMALIZE), **with_prefix("model.", state)}
     model = network("convnext-tiny-cvst")
     assert load_published(model, save(with_prefix("base_model.", content))) == "convnext-cvst"
-    assert_same_logits(model, convnext, images)
+    assert_same_logits(model, source, images)
 
 
-@pytest.mark.parametrize("counter", ["n_averaged", "module.n_averaged"])
 @pytest.mark.parametrize(
-    ("arch", "source"),
-    [("resnet-18", "resnet"), ("wrn-16-1", "wide"), ("convnext-tiny-cvst", "convnext")],
+    ("arch", "counter"),
+    [
+        ("resnet-18", "n_averaged"),
+        ("wrn-16-1", "module.n_averaged"),
+        ("convnext-tiny-cvst", "module.n_averaged"),
+    ],
 )
-def test_dat(arch, source, counter, images, save, request):
-    source = request.getfixturevalue(source)
-    model = network(arch)
+def test_dat(arch, counter, sources, images, save):
+    model, source = network(arch), sources[arch]
     content = {counter: torch.tensor(9), **with_prefix("module.module.", source.state_dict())}
     assert load_published(model, save(content)) == "dat"
     assert_same_logits(model, source, images)
 
 
-def test_rounded_normalisation_is_accepted(wide, save):
-    rounded = tuple(value + 5e-5 for value in MEAN)
-    content = {**normaliser(("mu", "sigma"), rounded, STD), **wide.state_dict()}
-    assert load_published(network("wrn-16-1"), save(content)) == "robustbench"
-
-
-def test_files_from_before_archives(wide, images, tmp_path):
-    model = network("wrn-16-1")
-    torch.save(wide.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    load_published(model, tmp_path / "old.pth")
-    assert_same_logits(model, wide, images)
+# Writing
 
 
 @pytest.mark.parametrize(
-    ("arch", "layout"),
+    ("arch", "layout", "normalisation"),
     [
-        ("resnet-18", "robustness"),
-        ("resnet-18", "robustbench"),
-        ("resnet-18", "dat"),
-        ("wrn-16-1", "robustbench"),
-        ("wrn-16-1", "dat"),
-        ("convnext-tiny-cvst", "convnext-cvst"),
-        ("convnext-tiny-cvst", "dat"),
+        ("resnet-18", "robustness", (MEAN, STD)),
+        ("resnet-18", "robustness", IDENTITY),
+        ("wrn-16-1", "robustbench", (MEAN, STD)),
+        ("wrn-16-1", "robustbench", IDENTITY),
+        ("wrn-16-1", "dat", (MEAN, STD)),
+        ("convnext-tiny-cvst", "convnext-cvst", (MEAN, STD)),
     ],
 )
-@pytest.mark.parametrize("normalisation", [(MEAN, STD), IDENTITY], ids=["normalised", "raw"])
 def test_round_trip(arch, layout, normalisation, tmp_path):
     mean, std = normalisation
     model, other = (network(arch, mean=mean, std=std, seed=seed) for seed in (1, 2))
     shuffle(model.backbone)
     export_published(model, layout, tmp_path / "weights.pt")
     assert load_published(other, tmp_path / "weights.pt") == layout
-    assert_same_weights(model, other)
-
-
-def exported_names(model, layout, file):
-    export_published(model, layout, file)
-    content = torch.load(file, weights_only=True)
-    return set(content["model"] if layout == "robustness" else content)
-
-
-def test_exports_have_their_authors_names(resnet, wide, convnext, tmp_path):
-    file = tmp_path / "weights.pt"
-    robustness = set(robustness_file(resnet.state_dict())["model"])
-    assert exported_names(network("resnet-18"), "robustness", file) == robustness
-    trades = {name for name in wide.state_dict() if not name.startswith("sub_block1.")}
-    raw = network("wrn-16-1", mean=IDENTITY[0], std=IDENTITY[1])
-    assert exported_names(raw, "robustbench", file) == trades
-    normalised = {"normalize.mean", "normalize.std", *with_prefix("model.", dict.fromkeys(trades))}
-    assert exported_names(network("wrn-16-1"), "robustbench", file) == normalised
-    stage2 = {"module.n_averaged", *with_prefix("module.module.", dict.fromkeys(trades))}
-    assert exported_names(network("wrn-16-1"), "dat", file) == stage2
-    cvst = set(with_prefix("base_model.", convnext.state_dict()))
-    raw = network("convnext-tiny-cvst", mean=IDENTITY[0], std=IDENTITY[1])
-    assert exported_names(raw, "convnext-cvst", file) == cvst
+    assert_same_state(dict(other.state_dict()), dict(model.state_dict()))
 
 
 def test_exported_weights_run_in_the_authors_network(images, tmp_path):
@@ -173,12 +147,8 @@ def test_exported_weights_run_in_the_authors_network(images, tmp_path):
     ("layout", "arch", "message"),
     [
         ("timm", "wrn-10-1", f"layout='timm' is unknown; use one of {', '.join(LAYOUTS)}"),
-        (
-            "robustness",
-            "wrn-10-1",
-            "layout 'robustness' is for resnet-18, resnet-50, wrn-50-4, not for wrn-10-1",
-        ),
-        ("convnext-cvst", "resnet-18", "layout 'convnext-cvst' is for convnext-SIZE-cvst, not for resnet-18"),
+        ("robustness", "wrn-10-1", "'robustness' is for resnet-18, resnet-50, wrn-50-4, not for wrn-10-1"),
+        ("convnext-cvst", "resnet-18", "'convnext-cvst' is for convnext-SIZE-cvst, not for resnet-18"),
     ],
 )
 def test_export_to_an_unfit_layout_says_what_fits(layout, arch, message, tmp_path):
@@ -187,27 +157,16 @@ def test_export_to_an_unfit_layout_says_what_fits(layout, arch, message, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("fc.bias", ("", "fc.bias")),
-        ("module.attacker.model.fc.bias", ("module.", "attacker.model.fc.bias")),
-        ("base_model.module.model.fc.bias", ("base_model.module.model.", "fc.bias")),
-        ("models.fc.bias", ("", "models.fc.bias")),
-    ],
-)
-def test_split_wrappers(name, expected):
-    assert split_wrappers(name) == expected
+# Starts of training
 
 
-def test_start_from_a_file_and_from_a_folder(wide, save, tmp_path):
+def test_start_from_a_file_and_from_a_folder(sources, save, tmp_path):
     from_file, from_folder = network("wrn-16-1"), network("wrn-16-1", seed=2)
-    load_start(from_file, save(wide.state_dict()))
-    folder = tmp_path / "model"
-    folder.mkdir()
-    save_model(from_file, folder)
-    load_start(from_folder, folder)
-    assert_same_weights(from_file, from_folder)
+    load_start(from_file, save(sources["wrn-16-1"].state_dict()))
+    (tmp_path / "model").mkdir()
+    save_model(from_file, tmp_path / "model")
+    load_start(from_folder, tmp_path / "model")
+    assert_same_state(dict(from_folder.state_dict()), dict(from_file.state_dict()))
 
 
 def test_model_folder_brings_its_own_normalisation(tmp_path):
@@ -219,3 +178,83 @@ def test_model_folder_brings_its_own_normalisation(tmp_path):
     assert (model.spec.mean, model.spec.std) == ((0.3,), (0.2,))
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(model.eval()(x), made.eval()(x))
+
+
+def test_unusable_start_says_why(tmp_path):
+    assert "no such file or folder" in refused(network("wrn-10-1"), tmp_path / "nowhere.pt", load_start)
+
+
+# Refusals, in the file's own names
+
+
+def test_missing_and_unexpected_tensors(sources, save):
+    content = robustness_file(sources["resnet-18"].state_dict())
+    content["model"]["module.model.head.bias"] = content["model"].pop("module.model.fc.bias")
+    message = refused(network("resnet-18"), save(content))
+    assert "missing ['module.model.fc.bias'], unexpected ['module.model.head.bias']" in message
+
+
+def test_a_missing_stem(sources, save):
+    state = with_prefix("base_model.", sources["convnext-tiny-cvst"].state_dict())
+    del state["base_model.stem.stem.3.weight"]
+    message = refused(network("convnext-tiny-cvst"), save(state))
+    assert "missing ['base_model.stem.stem.3.weight'], unexpected []" in message
+
+
+@pytest.mark.parametrize(
+    ("arch", "prefix", "added", "said"),
+    [
+        ("wrn-16-1", "", {"rot.bias": (4,)}, "missing [], unexpected ['rot.bias']"),
+        ("wrn-22-1", "module.", {}, "does not fit wrn-22-1: missing ['module.block1.layer.2.bn1.weight'"),
+        ("resnet-18", "", {}, "unexpected ['block1.layer.0.bn1.weight'"),
+        (
+            "wrn-16-1",
+            "",
+            {"block2.layer.1.conv2.weight": (32, 32, 1, 1)},
+            "block2.layer.1.conv2.weight has shape (32, 32, 1, 1), the network's (32, 32, 3, 3)",
+        ),
+        ("wrn-16-1", "", {"module.fc.bias": (5,)}, "has fc.bias twice: fc.bias and module.fc.bias"),
+    ],
+    ids=["one-too-many", "other-depth", "other-family", "other-shape", "two-names"],
+)
+def test_other_tensors(arch, prefix, added, said, sources, save):
+    state = with_prefix(prefix, sources["wrn-16-1"].state_dict())
+    state |= {name: torch.zeros(shape) for name, shape in added.items()}
+    assert said in refused(network(arch), save(state))
+
+
+def test_another_number_of_classes(sources, save):
+    file = save(robustness_file(sources["resnet-18"].state_dict()))
+    expected = (
+        "does not fit resnet-18: it classifies into 5 classes, the network into 10 "
+        "(module.model.fc.weight has shape (5, 512), the network's (10, 512))"
+    )
+    assert expected in refused(network("resnet-18", num_classes=10), file)
+
+
+def test_other_normalisation_by_robustness(sources, save):
+    state = sources["resnet-18"].state_dict()
+    message = refused(network("resnet-18"), save(robustness_file(state, mean=(0.5, 0.5, 0.5))))
+    assert (
+        "module.normalizer.new_mean = (0.5, 0.5, 0.5), the network by mean = (0.485, 0.456, 0.406)" in message
+    )
+    content = robustness_file(state)
+    content["model"]["module.attacker.normalize.new_std"] = torch.ones(3, 1, 1)
+    message = refused(network("resnet-18"), save(content))
+    assert "module.attacker.normalize.new_std = (1.0, 1.0, 1.0)" in message
+
+
+@pytest.mark.parametrize("names", [("mu", "sigma"), NORMALIZE, ("mean", "std")])
+@pytest.mark.parametrize(
+    ("mean", "std", "given"),
+    [
+        ((0.4914, 0.4822, 0.4465), STD, "(0.4914, 0.4822, 0.4465)"),
+        (MEAN, (0.2, 0.2, 0.2), "(0.2, 0.2, 0.2)"),
+        ((0.5,), STD, "(0.5,)"),
+    ],
+    ids=["mean", "std", "grey"],
+)
+def test_other_normalisation(sources, save, names, mean, std, given):
+    content = {**normaliser(names, mean, std), **sources["wrn-16-1"].state_dict()}
+    name = names[mean == MEAN]
+    assert f"normalises by {name} = {given}, the network by" in refused(network("wrn-16-1"), save(content))

@@ -2,59 +2,41 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
+from atjem.adversarial import AdversarialTraining, ClassifierAttack, DualAdversarialTraining
+from atjem.balls import L2
+from atjem.curriculum import Curriculum
+from atjem.ema import Ema
+from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
+from atjem.learner import Learner
+from atjem.models.synced_norm import synchronise_norms
+from atjem.optim import make_optimizer, make_schedule
+from atjem.training_objective import Batch
+from data.stream import rank_part
+from tests.support.learning import make_batch, tiny_network
 from tests.support.running import ROOT
 
-STEPS, BATCH = 20, 8
-WORKER = """
-import sys, torch, torch.distributed as dist
-from tests.atjem.test_ranks import train
-rank, world = int(sys.argv[2]), int(sys.argv[3])
-if world > 1:
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[4]}/meet", rank=rank, world_size=world)
-result = train(sys.argv[1], rank, world)
-torch.save(result, f"{sys.argv[4]}/{rank}.pt")
-if world > 1:
-    dist.destroy_process_group()
-"""
+STEPS, BATCH, KINDS = 8, 8, ("stage1", "dat", "at", "jem")
 
 
 def make_objective(kind: str):
-    from atjem.adversarial import AdversarialTraining, ClassifierAttack, DualAdversarialTraining
-    from atjem.balls import L2
-    from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
-
     attack = ClassifierAttack(L2(0.5), 0.1, 2)
     if kind in ("stage1", "at"):
         return AdversarialTraining(attack, freezes_norm=kind == "at")
     if kind == "jem":
-        buffer = ReplayBuffer(
-            torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(1)).double(), 0.3
-        )
-        return JointEnergyTraining(Sgld(2, 0.1, 0.01), buffer, 0.02)
+        start = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+        return JointEnergyTraining(Sgld(2, 0.1, 0.01), ReplayBuffer(start, 0.3), 0.02)
     return DualAdversarialTraining(attack, 0.1, r1_weight=0.1)
 
 
 def train(kind: str, rank: int, world: int) -> dict:
-    """Losses, watched values, weights, and what the objective keeps, after some steps."""
-    from torch.nn.parallel import DistributedDataParallel
-
-    from atjem.curriculum import Curriculum
-    from atjem.ema import Ema
-    from atjem.learner import Learner
-    from atjem.models.registry import ModelSpec, build_model
-    from atjem.models.synced_norm import synchronise_norms
-    from atjem.optim import make_optimizer, make_schedule
-    from atjem.training_objective import Batch
-    from data.stream import rank_part
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = build_model(ModelSpec("wrn-10-1", 4, 1, 8, (0.5,), (0.25,))).double()
+    """Metrics, weights, and what the objective keeps, after some steps."""
+    model = tiny_network(dtype=torch.float64)
     rule = make_optimizer(
         model.parameters(), name="sgd", lr=0.05, momentum=0.9, weight_decay=1e-4, betas=(0.9, 0.95)
     )
@@ -72,44 +54,38 @@ def train(kind: str, rank: int, world: int) -> dict:
     own = rank_part(BATCH, rank, world, parts)
     seen = []
     for step in range(STEPS):
-        rng = torch.Generator().manual_seed(step)
-        x, x_real, x_seed = (torch.rand(BATCH, 1, 8, 8, generator=rng, dtype=torch.float64) for _ in range(3))
-        y, y_real = (torch.randint(4, (BATCH,), generator=rng) for _ in range(2))
-        metrics = learner.step(Batch(x[own], y[own], x_real[own], y_real[own], x_seed[own], seed=step))
+        *tensors, _ = vars(make_batch(step, size=BATCH, dtype=torch.float64)).values()
+        metrics = learner.step(Batch(*(tensor[own] for tensor in tensors), seed=step))
         seen.append({name: value.item() for name, value in metrics.items()})
     return {"seen": seen, "state": learner.state_dict()}
 
 
-def run(kind: str, world: int, folder: Path) -> list[dict]:
-    folder.mkdir()
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                WORKER,
-                kind,
-                str(rank),
-                str(world),
-                str(folder),
-            ],
-            cwd=ROOT,
-        )
-        for rank in range(world)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0] * world
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> list[dict[str, dict]]:
+    """What each of two ranks ended with, by kind of training."""
+    folder = tmp_path_factory.mktemp("pair")
+    command = [sys.executable, "-m", "tests.atjem.test_ranks", str(folder)]
+    processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT) for rank in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("kind", ["stage1", "dat", "at", "jem"])
-def test_two_ranks_are_one_process(kind, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_are_one_process(kind, pair):
     alone = train(kind, 0, 1)
-    pair = run(kind, 2, tmp_path / "pair")
-    for other in pair:
+    for other in (rank[kind] for rank in pair):
         for step, (found, expected) in enumerate(zip(other["seen"], alone["seen"], strict=True)):
             assert found == pytest.approx(expected, rel=1e-9), step
-        for name, tensor in alone["state"]["model"].items():
-            torch.testing.assert_close(other["state"]["model"][name], tensor, rtol=1e-9, atol=1e-12)
-        for name, tensor in alone["state"]["objective"].items():
-            torch.testing.assert_close(other["state"]["objective"][name], tensor, rtol=1e-9, atol=1e-12)
+        for part in ("model", "objective"):
+            found, expected = other["state"][part], alone["state"][part]
+            torch.testing.assert_close(dict(found), dict(expected), rtol=1e-9, atol=1e-12)
         assert other["state"]["curriculum"] == alone["state"]["curriculum"]
+
+
+if __name__ == "__main__":
+    folder, rank = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save({kind: train(kind, rank, 2) for kind in KINDS}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()

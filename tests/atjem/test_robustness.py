@@ -1,6 +1,7 @@
 """Robust accuracy of a linear classifier, whose distance to its decision boundary is known exactly."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -41,43 +42,37 @@ def make_classifier(make_linear):
     return lambda num_classes: make_linear(WEIGHTS[:num_classes].flatten(1))
 
 
-CASES = pytest.mark.parametrize(
-    ("norm", "eps", "radii"),
+NEAR = {
+    "L2": (0.3, [0.05, 0.2, 0.28, 0.32, 0.4, 0.5, -0.1, 0.29]),
+    "Linf": (0.05, [0.01, 0.047, 0.053, 0.06, 0.08, -0.01]),
+}
+
+
+@pytest.mark.parametrize(
+    ("norm", "num_classes", "iterations"),
     [
-        ("L2", 0.3, [0.05, 0.2, 0.28, 0.32, 0.4, 0.5, -0.1, 0.29]),
-        ("Linf", 0.05, [0.01, 0.047, 0.053, 0.06, 0.08, -0.01]),
+        pytest.param("L2", 4, None, marks=pytest.mark.slow),
+        ("L2", 4, 60),
+        ("L2", 3, 60),
+        ("L2", 2, 60),
+        ("Linf", 4, 60),
     ],
-    ids=["L2", "Linf"],
 )
-
-
-@CASES
-def test_autoattack_finds_exactly_the_images_within_reach(norm, eps, radii, make_classifier):
-    x, y = images_with_radii(radii, norm, num_classes=4)
+def test_autoattack_finds_exactly_the_images_within_reach(norm, num_classes, iterations, make_classifier):
+    eps, radii = NEAR[norm]
+    x, y = images_with_radii([0.5 * radii[0], *radii[1:]], norm, num_classes)
     assert 0 <= x.min() <= x.max() <= 1
-    attacked = autoattack(make_classifier(4), x, y, norm=norm, eps=eps, num_classes=4, seed=0)
-    assert attacked.holds.tolist() == [radius > eps for radius in radii]
-    assert [by == CLEAN for by in attacked.broken_by] == [radius < 0 for radius in radii]
-    assert attacked.accuracy == pytest.approx(sum(radius > eps for radius in radii) / len(radii))
-
-
-@pytest.mark.parametrize("num_classes", [2, 3])
-def test_autoattack_with_fewer_than_four_classes(num_classes, make_classifier):
-    x, y = images_with_radii([0.2, 0.28, 0.32, 0.4], "L2", num_classes)
-    model = make_classifier(num_classes)
-    assert autoattack(model, x, y, norm="L2", eps=0.3, num_classes=num_classes, seed=0).accuracy == 0.5
-
-
-def test_autoattack_of_a_classifier_that_is_always_wrong(make_classifier):
-    x, y = images_with_radii([0.4, 0.4], "L2", num_classes=4)
-    model = make_classifier(4)
-    attacked = autoattack(model, x, (y + 1) % 4, norm="L2", eps=0.1, num_classes=4, seed=0)
-    assert (attacked.accuracy, attacked.broken_by) == (0.0, [CLEAN, CLEAN])
+    settings = {"norm": norm, "eps": eps, "num_classes": num_classes, "iterations": iterations}
+    outcome = autoattack(make_classifier(num_classes), x, y, **settings, seed=0)
+    assert outcome.holds.tolist() == [radius > eps for radius in radii]
+    assert [by == CLEAN for by in outcome.broken_by] == [radius < 0 for radius in radii]
+    assert outcome.accuracy == pytest.approx(sum(radius > eps for radius in radii) / len(radii))
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 4])
-@CASES
-def test_pgd_finds_exactly_the_images_within_reach(norm, eps, radii, num_classes, make_classifier):
+@pytest.mark.parametrize("norm", NEAR)
+def test_pgd_finds_exactly_the_images_within_reach(norm, num_classes, make_classifier):
+    eps, radii = NEAR[norm]
     x, y = images_with_radii([0.5 * radii[0], *radii[1:]], norm, num_classes)
     robust = pgd_accuracy(make_classifier(num_classes), x, y, norm=norm, eps=eps, num_steps=40, seed=0)
     assert robust == pytest.approx(sum(radius > eps for radius in radii) / len(radii))
@@ -98,13 +93,13 @@ def test_parameter_gradients_are_untouched(make_classifier):
     model = make_classifier(4)
     x, y = images_with_radii([0.1, 0.4], "L2", num_classes=4)
     pgd_accuracy(model, x, y, norm="L2", eps=0.3, num_steps=3, seed=0)
-    autoattack(model, x[:1], y[:1], norm="L2", eps=0.3, num_classes=4, seed=0)
+    autoattack(model, x[:1], y[:1], norm="L2", eps=0.3, num_classes=4, seed=0, iterations=3)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_pgd_accuracy_does_not_depend_on_the_chunks(make_classifier, monkeypatch):
     """Memory is bounded by the chunk, not by the number of images."""
-    x, y = images_with_radii([0.05, 0.2, 0.28, 0.32, 0.4, 0.5, -0.1, 0.29] * 3, "L2", 4)
+    x, y = images_with_radii(NEAR["L2"][1] * 3, "L2", 4)
     sizes, model = [], make_classifier(4)
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     options = {"norm": "L2", "eps": 0.3, "num_steps": 5, "seed": 0}
@@ -143,10 +138,10 @@ def test_a_model_of_nan_has_no_robust_accuracy(make_classifier):
     broken = make_classifier(4)
     for parameter in broken.parameters():
         parameter.data.fill_(torch.nan)
-    with pytest.raises(ValueError, match="logits are not finite: it has diverged"):
-        pgd_accuracy(broken, x, y, norm="L2", eps=0.1, num_steps=2, seed=0)
-    with pytest.raises(ValueError, match="logits are not finite: it has diverged"):
-        autoattack(broken, x, y, norm="L2", eps=0.1, num_classes=4, seed=0, iterations=1)
+    options = {"norm": "L2", "eps": 0.1, "seed": 0}
+    for measure in (partial(pgd_accuracy, num_steps=2), partial(autoattack, num_classes=4, iterations=1)):
+        with pytest.raises(ValueError, match="logits are not finite: it has diverged"):
+            measure(broken, x, y, **options)
 
 
 @pytest.mark.parametrize(("num_classes", "targets"), [(2, 1), (4, 3), (10, 9), (1000, 9)])
@@ -181,37 +176,40 @@ def test_images_and_books_are_autoattacks_own(victims, monkeypatch, norm, eps):
     assert len(set(ours.broken_by)) > 2
 
 
-@pytest.mark.parametrize("calls", [3, 20, 60])
-def test_killed_it_goes_on_with_the_next_batch(victims, monkeypatch, tmp_path, calls):
+@pytest.fixture
+def attack(victims):
+    """AutoAttack on the victims, keeping batches in a folder or nothing."""
     model, x, y = victims
-    monkeypatch.setattr("atjem.robustness._CHUNK", 4)
     options = {"norm": "L2", "eps": 0.05, "num_classes": model.spec.num_classes, "seed": 0, "iterations": 4}
-    whole = autoattack(model, x, y, **options)
-    made = []
+    return lambda folder=None: autoattack(model, x, y, kept=Kept(folder), **options)
+
+
+@pytest.mark.parametrize("calls", [3, 20, 60])
+def test_killed_it_goes_on_with_the_next_batch(victims, attack, monkeypatch, tmp_path, calls):
+    monkeypatch.setattr("atjem.robustness._CHUNK", 4)
+    whole, made = attack(), []
 
     def dies(*_: object) -> None:
         made.append(1)
         if len(made) == calls:
             raise KeyboardInterrupt
 
-    handle = model.register_forward_pre_hook(dies)
+    handle = victims[0].register_forward_pre_hook(dies)
     with pytest.raises(KeyboardInterrupt):
-        autoattack(model, x, y, kept=Kept(tmp_path), **options)
+        attack(tmp_path)
     handle.remove()
     known = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
-    again = autoattack(model, x, y, kept=Kept(tmp_path), **options)
+    again = attack(tmp_path)
     assert again.broken_by == whole.broken_by
     assert torch.equal(again.x_adv, whole.x_adv)
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in known} == known
 
 
-def test_a_batch_that_was_cut_short_is_attacked_again(victims, tmp_path):
-    model, x, y = victims
-    options = {"norm": "L2", "eps": 0.05, "num_classes": model.spec.num_classes, "seed": 0, "iterations": 4}
-    whole = autoattack(model, x, y, kept=Kept(tmp_path), **options)
+def test_a_batch_that_was_cut_short_is_attacked_again(attack, tmp_path):
+    whole = attack(tmp_path)
     file = tmp_path / "apgd-ce-00000.safetensors"
     file.write_bytes(file.read_bytes()[:20])
-    assert autoattack(model, x, y, kept=Kept(tmp_path), **options).broken_by == whole.broken_by
+    assert attack(tmp_path).broken_by == whole.broken_by
 
 
 def test_more_restarts_break_no_less(victims):

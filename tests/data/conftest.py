@@ -1,7 +1,6 @@
 """Small collections made on the spot: folders of pictures, and shards whose pixels are known."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,14 +10,20 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+import torch
 from moto.server import ThreadedMotoServer
 from PIL import Image
 from pyarrow import fs
 
-import data
 from data.decode import ENCODERS, encode_png
 from data.shards import Dataset, Encoded, write_manifest, write_split
+from data.views import to_image
+from tests.support.data_files import write_images as written_images
+from tests.support.hostile import Answer
+from tests.support.hostile_files import ask_sources
+from tests.support.origin import Origin, serving
 from tests.support.planted import ACCESS_KEY, SECRET_KEY
+from tests.support.running import ROOT
 
 _NUM_IMAGES = {"train": 11, "test": 5}
 _SHARD_IMAGES = 4
@@ -36,16 +41,7 @@ class KnownShards:
 @pytest.fixture(scope="session")
 def write_images() -> Callable[..., Path]:
     """write_images(root, *relative_names) makes a random 7x5 RGB picture for each name, all different."""
-
-    def write(root: Path, *names: str) -> Path:
-        rng = np.random.default_rng(len(names))
-        for name in names:
-            path = root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(path)
-        return root
-
-    return write
+    return written_images
 
 
 @pytest.fixture(scope="session", params=[1, 3], ids=["grey", "rgb"])
@@ -69,16 +65,11 @@ def _make_shards(folder: Path, channels: int) -> KnownShards:
         labels[split] = [int(label) for label in rng.integers(0, 3, num)]
         images = [
             Encoded(
-                key=f"{split}-{number:08d}",
-                payload=encode_png(Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0))),
-                label=label,
-                class_name="abc"[label],
-                split=split,
-                width=6,
-                height=6,
-                source=f"{'abc'[label]}/{split}{number}.png",
+                f"{split}-{n:08d}", encode_png(to_image(image)), label, "abc"[label], split, 6, 6, f"{n}.png"
             )
-            for number, (image, label) in enumerate(zip(pixels[split], labels[split], strict=True))
+            for n, (image, label) in enumerate(
+                zip(map(torch.from_numpy, pixels[split]), labels[split], strict=True)
+            )
         ]
         rows += write_split(folder, split, images, _SHARD_IMAGES)
     sha256 = write_manifest(folder, rows)
@@ -92,7 +83,6 @@ class KnownFrames:
 
     folder: Path
     payloads: list[bytes]
-    sizes: list[tuple[int, int]]
 
 
 @pytest.fixture(params=["png", "jpg"])
@@ -111,7 +101,7 @@ def known_frames(request: pytest.FixtureRequest, tmp_path: Path) -> KnownFrames:
     ]
     sha256 = write_manifest(folder, write_split(folder, "train", encoded, _SHARD_IMAGES))
     Dataset(3, 16, ["a", "b"], whole=True, counts={"train": len(sizes)}, sha256=sha256).write(folder)
-    return KnownFrames(folder, payloads, sizes)
+    return KnownFrames(folder, payloads)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +111,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
-            cwd=Path(data.__file__).parents[1],
+            cwd=ROOT,
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
@@ -160,6 +150,14 @@ def bucket(object_store: str) -> str:
 
 
 @pytest.fixture
-def copy_folder(tmp_path: Path) -> Callable[[Path], Path]:
-    """copy_folder(folder) is a writable copy under the test's own temporary folder."""
-    return lambda folder: shutil.copytree(folder, tmp_path / "copy")
+def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    """A server of images on this machine."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hostile_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """What is said of each collection in tests/support/hostile_files.py."""
+    return ask_sources(tmp_path_factory.mktemp("hostile"))

@@ -7,7 +7,6 @@ from scipy.stats import chisquare
 from torchvision.transforms import functional
 
 from data.augment import Augmentation
-from data.augment_text import AugmentSpec
 from data.autoaugment import autoaugment
 from data.crops import quick_centre, random_crop
 from data.images import MemoryImages, ShardImages, crop_each
@@ -50,79 +49,9 @@ def numbers(**columns: int) -> torch.Tensor:
     return drawn
 
 
-def by_hand(image: torch.Tensor, pad: int, row: int, column: int, flip: int) -> np.ndarray:
-    """Flip, then pad with zeros, then cut out the window: one image at a time."""
-    pixels = image.numpy()
-    _, height, width = pixels.shape
-    if flip:
-        pixels = pixels[:, :, ::-1]
-    padded = np.zeros((len(pixels), height + 2 * pad, width + 2 * pad), dtype=pixels.dtype)
-    padded[:, pad : pad + height, pad : pad + width] = pixels
-    return padded[:, row : row + height, column : column + width]
-
-
 def p_value(counts: torch.Tensor) -> float:
     """Of the chi-square test that all cells are equally likely."""
     return float(chisquare(counts.numpy().ravel()).pvalue)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("none", AugmentSpec()),
-        ("flip", AugmentSpec(flip=True)),
-        ("crop4", AugmentSpec(crop=4)),
-        ("crop4+flip", AugmentSpec(crop=4, flip=True)),
-        ("flip+crop12", AugmentSpec(crop=12, flip=True)),
-        ("rrc", AugmentSpec(rrc=True)),
-        ("rrc+flip", AugmentSpec(rrc=True, flip=True)),
-        ("autoaugment", AugmentSpec(autoaugment=True)),
-        ("cutout16", AugmentSpec(cutout=16)),
-        (
-            "cutout16+autoaugment+flip+crop4",
-            AugmentSpec(crop=4, flip=True, autoaugment=True, cutout=16),
-        ),
-        ("rrc+cutout1", AugmentSpec(rrc=True, cutout=1)),
-    ],
-)
-def test_parse(text, expected):
-    assert Augmentation.parse(text) == Augmentation(expected)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "crop",
-        "crop0",
-        "crop-4",
-        "crop4.5",
-        "crop4\n",
-        "Crop4",
-        "crop4 + flip",
-        "flip+",
-        "+",
-        "none+flip",
-        "flip+none",
-        "rotate",
-        "4",
-        "cutout",
-        "cutout0",
-        "cutout08",
-        "rrc4",
-        "flip2",
-        "flip+flip",
-        "crop4+crop8",
-        "cutout8+cutout16",
-        "autoaugment+autoaugment",
-        "crop4+rrc",
-        "rrc+flip+crop4",
-    ],
-)
-def test_what_is_not_understood_is_an_error(text):
-    with pytest.raises(ValueError, match="is not understood; use 'none', or words joined by") as caught:
-        Augmentation.parse(text)
-    assert repr(text) in str(caught.value)
 
 
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
@@ -134,66 +63,10 @@ def test_none_is_the_identity(channels):
     assert torch.equal(augmentation.apply(batch(), drawn), batch())
 
 
-@pytest.mark.parametrize("text", ["crop1", "crop4", "crop7", "flip", "crop4+flip"])
-def test_each_image_is_cropped_and_flipped_as_by_hand(text):
-    augmentation, images = Augmentation.parse(text), batch(32)
-    drawn = augmentation.draw(32, seed=1, step=2)
-    result = augmentation.apply(images, drawn)
-    assert (result.dtype, result.shape) == (torch.uint8, images.shape)
-    for image, numbers, got in zip(images, drawn[:, :3].tolist(), result, strict=True):
-        assert np.array_equal(got.numpy(), by_hand(image, augmentation.spec.crop, *numbers))
-
-
 def test_a_crop_computed_by_hand():
     image = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
     result = Augmentation.parse("crop1+flip").apply(image, numbers(row=2, column=1, flip=1))
     assert result.tolist() == [[[[4, 3], [0, 0]]]]
-
-
-def test_middle_crop_without_flip_is_the_identity():
-    augmentation, images = Augmentation.parse("crop3+flip"), batch()
-    assert torch.equal(augmentation.apply(images, numbers(row=3, column=3).expand(8, 6)), images)
-
-
-def test_flip_mirrors_left_and_right_of_the_drawn_images_only():
-    augmentation, images = Augmentation.parse("flip"), batch(3)
-    drawn = torch.cat([numbers(), numbers(flip=1), numbers()])
-    result = augmentation.apply(images, drawn)
-    assert torch.equal(result[[0, 2]], images[[0, 2]])
-    assert torch.equal(result[1], images[1].flip(2))
-
-
-@pytest.mark.parametrize(
-    ("size", "row", "column", "rows", "columns"),
-    [
-        (1, 0, 0, [0], [0]),
-        (1, 65535, 65535, [5], [8]),
-        (2, 0, 0, [0], [0]),  # half of it beyond the border
-        (2, 65535, 0, [4, 5], [0]),
-        (3, 32768, 32768, [2, 3, 4], [3, 4, 5]),
-        (3, 0, 65535, [0, 1], [7, 8]),
-        (4, 32768, 32768, [1, 2, 3, 4], [2, 3, 4, 5]),
-        (40, 0, 65535, range(6), range(9)),
-    ],
-)
-def test_cutout_is_a_grey_square_around_the_centre(size, row, column, rows, columns):
-    image = batch(1)
-    result = Augmentation.parse(f"cutout{size}").apply(image, numbers(cut_row=row, cut_column=column))
-    expected = image.clone()
-    for y in rows:
-        for x in columns:
-            expected[0, :, y, x] = 128
-    assert torch.equal(result, expected)
-
-
-def test_cutout_reaches_every_pixel_and_is_the_same_in_all_channels():
-    images = torch.zeros(4000, 3, 6, 9, dtype=torch.uint8)
-    augmentation = Augmentation.parse("cutout1")
-    cut = augmentation.apply(images, augmentation.draw(4000, seed=0, step=0))
-    assert torch.equal(cut, cut[:, :1].expand(-1, 3, -1, -1))
-    assert (cut[:, 0].flatten(1) == 128).sum(dim=1).eq(1).all()
-    hits = (cut[:, 0] == 128).sum(dim=0)
-    assert 40 < hits.min() <= hits.max() < 115  # of 4000 / 54 = 74 expected
 
 
 def test_cutout_covers_what_the_other_steps_made():
@@ -207,8 +80,7 @@ def test_autoaugment_takes_flipped_and_cropped_pixels_and_each_images_own_seed()
     augmentation, images = Augmentation.parse("crop4+flip+autoaugment"), batch(64)
     drawn = augmentation.draw(64, seed=1, step=2)
     result = augmentation.apply(images, drawn)
-    rows = zip(images, drawn[:, :3].tolist(), strict=True)
-    cropped = torch.from_numpy(np.stack([by_hand(image, 4, *row) for image, row in rows]))
+    cropped = Augmentation.parse("crop4+flip").apply(images, drawn)
     assert torch.equal(result, autoaugment(cropped, drawn[:, SEED]))
     assert sum(not torch.equal(*pair) for pair in zip(cropped, result, strict=True)) > 32
 
@@ -225,18 +97,19 @@ def test_crops_and_flips_are_torchvisions_and_equally_likely():
         assert (result[cells == row * 18 + column * 2 + flip] == expected).all()
 
 
-@pytest.mark.parametrize("size", [1, 3, 4])
-def test_cutout_centres_are_equally_likely_at_every_pixel(size):
-    images = torch.zeros(16000, 1, 8, 8, dtype=torch.uint8)
+@pytest.mark.parametrize("size", [1, 3, 4, 40])
+def test_cutout_is_a_grey_square_around_equally_likely_centres(size):
+    """Parts of it may lie beyond the border."""
+    images = batch(1).expand(8000, -1, -1, -1)
     augmentation = Augmentation.parse(f"cutout{size}")
-    drawn = augmentation.draw(16000, seed=5, step=6)
-    centres = drawn[:, [CUT_ROW, CUT_COLUMN]] * 8 // 65536
-    assert p_value(torch.bincount(centres[:, 0] * 8 + centres[:, 1], minlength=64)) > 0.01
-    expected = torch.zeros(16000, 8, 8, dtype=torch.uint8)
-    for square, (row, column) in zip(expected, centres.tolist(), strict=True):
+    drawn = augmentation.draw(8000, seed=5, step=6)
+    rows, columns = drawn[:, CUT_ROW] * 6 // 65536, drawn[:, CUT_COLUMN] * 9 // 65536
+    assert p_value(torch.bincount(rows * 9 + columns, minlength=54)) > 0.01
+    expected = images.clone()
+    for image, row, column in zip(expected, rows.tolist(), columns.tolist(), strict=True):
         top, left = row - size // 2, column - size // 2
-        square[max(top, 0) : top + size, max(left, 0) : left + size] = 128
-    assert torch.equal(augmentation.apply(images, drawn)[:, 0], expected)
+        image[:, max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)] = 128
+    assert torch.equal(augmentation.apply(images, drawn), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
@@ -253,35 +126,24 @@ def test_view_of_an_image_depends_on_its_own_numbers_alone(text, channels):
 
 
 @pytest.mark.parametrize("text", ALL)
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_each_worker_does_its_part_of_the_global_batch(world_size, text):
-    augmentation, images = Augmentation.parse(text), squares(16)
-    drawn = augmentation.draw(16, seed=5, step=7)
-    share = 16 // world_size
-    parts = [
-        augmentation.view(images, range(start, start + share), drawn[start : start + share])
-        for start in range(0, 16, share)
-    ]
-    assert torch.equal(torch.cat(parts), augmentation.view(images, range(16), drawn))
-
-
-@pytest.mark.parametrize("text", ALL)
-def test_torchs_global_random_numbers_neither_matter_nor_move(text):
-    augmentation, images = Augmentation.parse(text), squares()
+def test_views_leave_their_input_and_torchs_random_numbers_alone(text):
+    augmentation, images, held = Augmentation.parse(text), batch(), squares()
     drawn = augmentation.draw(8, seed=5, step=7)
+    before = [tensor.clone() for tensor in (images, held.pixels, drawn)]
     views = []
     with torch.random.fork_rng(devices=[]):
         for seed in (0, 1):
             torch.manual_seed(seed)
             state = torch.get_rng_state()
-            views.append(augmentation.view(images, range(8), drawn))
+            augmentation.apply(images, drawn)
+            views.append(augmentation.view(held, range(8), drawn))
             assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(*views)
+    assert all(torch.equal(*pair) for pair in zip((images, held.pixels, drawn), before, strict=True))
 
 
-@pytest.mark.parametrize("text", ALL)
-def test_numbers_for_another_number_of_images_are_an_error(text):
-    augmentation = Augmentation.parse(text)
+def test_numbers_for_another_number_of_images_are_an_error():
+    augmentation = Augmentation.parse("flip")
     with pytest.raises(ValueError, match="2 rows of numbers for 3 images"):
         augmentation.apply(batch(3), augmentation.draw(2, seed=0, step=0))
 
@@ -337,19 +199,7 @@ def test_only_the_asked_images_are_read(known_shards):
     assert asked == [([7, 2], True), ([7, 2], False)]
 
 
-@pytest.mark.parametrize("text", ALL)
-def test_input_is_left_as_it_was(text):
-    augmentation, images, held = Augmentation.parse(text), batch(), squares()
-    drawn = augmentation.draw(8, seed=0, step=0)
-    before, held_before, drawn_before = images.clone(), held.pixels.clone(), drawn.clone()
-    augmentation.apply(images, drawn)
-    augmentation.view(held, range(8), drawn)
-    assert torch.equal(images, before)
-    assert torch.equal(held.pixels, held_before)
-    assert torch.equal(drawn, drawn_before)
-
-
-def test_draws_have_the_right_shape_and_range():
+def test_draws_have_the_right_shape_and_range_and_are_independent():
     drawn = Augmentation.parse("crop4+flip").draw(4096, seed=0, step=0)
     assert (drawn.shape, drawn.dtype) == ((4096, 6), torch.int64)
     assert sorted(set(drawn[:, ROW].tolist())) == sorted(set(drawn[:, COLUMN].tolist())) == list(range(9))
@@ -358,24 +208,8 @@ def test_draws_have_the_right_shape_and_range():
     assert 0 <= centres.min() < 100 < 65436 < centres.max() < 65536
     assert 0 <= drawn[:, SEED].min() < 2**52 < 2**61 < drawn[:, SEED].max() < 2**62
     assert len(set(drawn[:, SEED].tolist())) == 4096
-
-
-def test_about_half_are_flipped_and_crops_and_cutouts_are_even():
-    drawn = Augmentation.parse("crop4+flip").draw(9000, seed=0, step=0)
-    assert abs(drawn[:, FLIP].float().mean() - 0.5) < 0.03
-    for column in (ROW, COLUMN):
-        counts = torch.bincount(drawn[:, column], minlength=9)
-        assert (counts - 1000).abs().max() < 150
-    for column in (CUT_ROW, CUT_COLUMN):
-        counts = torch.bincount(drawn[:, column] * 9 // 65536, minlength=9)
-        assert (counts - 1000).abs().max() < 150
     correlations = torch.corrcoef(drawn.T.double()) - torch.eye(6)
-    assert correlations.abs().max() < 0.05
-
-
-def test_draws_differ_from_image_to_image():
-    drawn = Augmentation.parse("crop4+flip").draw(162, seed=0, step=0)
-    assert len({tuple(row) for row in drawn[:, :3].tolist()}) > 80
+    assert correlations.abs().max() < 0.06
 
 
 def test_draws_are_a_function_of_seed_and_step():
@@ -395,16 +229,9 @@ def test_views_are_the_same_in_every_process(run_python):
         "augmentation = Augmentation.parse('rrc+flip+autoaugment+cutout3'); torch.manual_seed(9);"
         "images = NoiseImages('noise-smooth', 0, 3, 16); drawn = augmentation.draw(8, 1, 2);"
         "view = augmentation.view(images, range(8), drawn).numpy().tobytes();"
-        "print(hashlib.sha256(view).hexdigest())"
+        "digest = hashlib.sha256(view).hexdigest(); print(digest)"
     )
-    done = [run_python("-c", code, OMP_NUM_THREADS=num) for num in ("1", "2")]
-    assert all(run.returncode == 0 for run in done), done[0].stderr
-    assert done[0].stdout == done[1].stdout
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_any_number_of_channels_is_cropped_alike(channels):
-    augmentation = Augmentation.parse("crop2+flip")
-    images = batch()[:, :1].repeat(1, channels, 1, 1)
-    result = augmentation.apply(images, augmentation.draw(8, seed=0, step=0))
-    assert torch.equal(result, result[:, :1].expand(-1, channels, -1, -1))
+    done = run_python("-c", code, OMP_NUM_THREADS="1")
+    here: dict[str, object] = {}
+    exec(code, here)
+    assert done.stdout.strip() == here["digest"], done.stderr

@@ -4,37 +4,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from torch.nn.functional import interpolate
-from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode
-from torchvision.transforms.autoaugment import _apply_op
+from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from data.augment import Augmentation
 from data.autoaugment import POLICY, Choices, apply_choices, autoaugment, choose, magnitudes
 from data.batched_ops import OPERATIONS
+from tests.support.pixels import random_images, smooth_images
 
-SIZES = [(32, 32), (28, 28), (64, 64), (6, 9), (17, 31), (1, 1), (2, 5), (3, 3)]
 SIGNED = list(OPERATIONS)[:9]
 THEIRS = AutoAugment(AutoAugmentPolicy.CIFAR10)
-
-
-def random_images(num: int, channels: int, height: int, width: int) -> torch.Tensor:
-    pixels = np.random.default_rng(num).integers(0, 256, (num, channels, height, width), dtype=np.uint8)
-    return torch.from_numpy(pixels)
-
-
-def smooth_images(num: int, channels: int, height: int, width: int) -> torch.Tensor:
-    """Like photographs: neighbours are alike, some are dark, pale or flat."""
-    coarse = random_images(num, channels, 4, 4).float()
-    coarse *= torch.linspace(0, 1, num).view(-1, 1, 1, 1)  # the first is black
-    images = interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255).to(torch.uint8)
-    images[1] = 77
-    images[2, :, 0, 0] = 255  # of a dark image
-    return images
-
-
-def by_torchvision(image: torch.Tensor, name: str, magnitude: float) -> torch.Tensor:
-    fill = [128.0] * len(image)
-    return _apply_op(image.clone(), name, magnitude, interpolation=InterpolationMode.NEAREST, fill=fill)
 
 
 def policy_by_torchvision(image: torch.Tensor, sub_policy: int, applied: list[bool], negative: list[bool]):
@@ -66,32 +44,6 @@ def test_magnitudes_and_signs_are_torchvisions(name, size):
     expected, signed = THEIRS._augmentation_space(10, size)[name]
     assert magnitudes(name, *size).tolist() == (expected.tolist() if expected.ndim else [0.0] * 10)
     assert signed == (name in SIGNED)
-
-
-@pytest.mark.parametrize("make", [random_images, smooth_images])
-@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_each_operation_is_torchvisions_to_the_bit_at_each_magnitude(name, size, channels, make):
-    positive = magnitudes(name, *size)
-    values = np.concatenate([positive, -positive]) if name in SIGNED else positive
-    values = np.repeat(values, 3)  # each on three images, which lie apart
-    images = make(len(values), channels, *size)
-    values = values[np.random.default_rng(0).permutation(len(values))]
-    result = OPERATIONS[name](images, values)
-    assert (result.dtype, result.shape) == (torch.uint8, images.shape)
-    expected = [by_torchvision(*pair) for pair in zip(images, [name] * len(values), values, strict=True)]
-    assert torch.equal(result, torch.stack(expected))
-
-
-@pytest.mark.parametrize("name", ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"])
-@pytest.mark.parametrize("size", [(32, 32), (15, 22), (224, 224)], ids=str)
-def test_moves_by_any_magnitude_pick_the_pixels_that_torchvision_picks(name, size):
-    values = np.random.default_rng(1).uniform(-45, 45, 60) / (50 if name.startswith("Shear") else 1)
-    image = (torch.arange(size[0] * size[1]) % 251).to(torch.uint8).view(1, *size)
-    result = OPERATIONS[name](image.expand(60, -1, -1, -1), values)
-    expected = [by_torchvision(image, name, float(value)) for value in values]
-    assert torch.equal(result, torch.stack(expected))
 
 
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
@@ -126,17 +78,6 @@ def test_choices_are_as_likely_as_the_policy_says(kind):
     assert (counts[likely == 0] == 0).all()
     assert chisquare(counts[likely > 0], likely[likely > 0] * num).pvalue > 0.01
     assert chisquare(counts.sum(axis=(1, 2, 3))).pvalue > 0.01  # of the sub-policies alone
-
-
-def test_torchvisions_own_choices_pass_the_same_test_of_sub_policies_and_signs():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        drawn = [AutoAugment.get_params(25) for _ in range(10000)]
-    theirs = np.bincount([sub * 4 + int(signs @ torch.tensor([2, 1])) for sub, _, signs in drawn])
-    sub_policy, _, negative = choose(np.arange(10000))
-    ours = np.bincount(sub_policy * 4 + negative @ [2, 1])
-    assert chisquare(theirs).pvalue > 0.01
-    assert chisquare(ours).pvalue > 0.01
 
 
 def test_choices_are_a_function_of_each_seed_alone():

@@ -1,34 +1,26 @@
 """Building shards: by any number of processes, cut short anywhere, onto disks and object stores."""
 
-import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import data
-from data.build import SMALL, BadImagesError, build, here, over_processes
+from data.build import BadImagesError, build, over_processes
 from data.check import find_damage
 from data.folders import PARTS, FolderError, as_folder
 from data.images import ShardImages, open_images
 from data.part import Job
-from data.shards import DATASET_FILE, read_manifest
+from data.shards import DATASET_FILE, Dataset
 from data.sources.base import Item, Source, SourceError, folder_source
 from data.sources.named import open_source
-from tests.support.planted import SECRET_KEY
+from tests.support.data_files import contents, plain_source, rows
+from tests.support.data_files import job as common_job
 
 
 def job(**changes) -> Job:
-    defaults = {"channels": 3, "image_size": 4, "seed": 0, "test_fraction": 0.25, "max_bad_fraction": 0.0}
-    return Job(**{**defaults, "shard_mb": 0.007, **changes})  # a few images a shard
+    return common_job(**{"shard_mb": 0.007, **changes})  # a few images a shard
 
 
 @pytest.fixture
@@ -38,23 +30,19 @@ def pets(tmp_path, write_images) -> Source:
     )
 
 
-def contents(place) -> dict[str, str]:
-    folder = as_folder(place)
-    return {name: hashlib.sha256(folder.read(name)).hexdigest() for name in folder.names()}
+def interrupted(tasks):
+    """A spread that is stopped before its first shard."""
+    raise KeyboardInterrupt
+    yield
 
 
-def test_any_number_of_processes_writes_the_same_bytes(tmp_path, pets):
-    for name, spread in (("one", here), ("two", over_processes(2)), ("three", over_processes(3))):
-        build(pets, tmp_path / name, job(), spread=spread)
+def test_any_number_of_processes_in_any_order_writes_the_same_bytes(tmp_path, pets):
+    build(pets, tmp_path / "one", job())
+    build(pets, tmp_path / "backwards", job(), spread=lambda tasks: (t.make() for t in reversed(list(tasks))))
+    build(pets, tmp_path / "two", job(), spread=over_processes(2))
     one = contents(tmp_path / "one")
     assert len([name for name in one if name.endswith(".tar")]) > 5
-    assert one == contents(tmp_path / "two") == contents(tmp_path / "three")
-
-
-def test_order_in_which_shards_are_finished_does_not_matter(tmp_path, pets):
-    build(pets, tmp_path / "forwards", job())
-    build(pets, tmp_path / "backwards", job(), spread=lambda tasks: (t.make() for t in reversed(list(tasks))))
-    assert contents(tmp_path / "forwards") == contents(tmp_path / "backwards")
+    assert one == contents(tmp_path / "backwards") == contents(tmp_path / "two")
 
 
 def test_shard_size_is_about_what_was_asked_for(tmp_path):
@@ -85,33 +73,6 @@ def test_cut_short_it_goes_on_with_the_missing_shards(tmp_path, pets):
     kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made}
     build(pets, tmp_path / "out", job())
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made} == kept
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    "damage", ["shard cut", "shard lost", "shard flipped", "part cut", "part lost", "part flipped"]
-)
-def test_a_shard_that_is_not_whole_is_written_again(tmp_path, pets, damage):
-    build(pets, tmp_path / "whole", job())
-
-    def ends(tasks):
-        yield from (task.make() for task in tasks)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(pets, tmp_path / "out", job(), spread=ends)
-    kind, what = damage.split()
-    name = "train-00001.tar"
-    file = tmp_path / "out" / (name if kind == "shard" else f"{PARTS}/{name}.parquet")
-    if what == "lost":
-        file.unlink()
-    elif what == "flipped":
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    else:
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    build(pets, tmp_path / "out", job())
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -155,13 +116,8 @@ def test_a_disk_that_is_too_small_is_noticed_at_once(tmp_path, pets, monkeypatch
 def test_what_killed_processes_left_goes_first(tmp_path, pets):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".train-00000.tar.0123.unfinished").write_bytes(b"part")
-
-    def nothing(tasks):
-        raise KeyboardInterrupt
-        yield
-
     with pytest.raises(KeyboardInterrupt):
-        build(pets, tmp_path / "out", job(), spread=nothing)
+        build(pets, tmp_path / "out", job(), spread=interrupted)
     assert not list((tmp_path / "out").glob("*.unfinished"))
 
 
@@ -178,7 +134,8 @@ def test_what_an_interrupt_after_the_end_left_is_cleared(tmp_path, pets, monkeyp
 
 def test_a_finished_build_is_reused(tmp_path, pets):
     first = build(pets, tmp_path / "out", job())
-    assert build(pets, tmp_path / "out", job(), spread=None) == first
+    tolerant = job(max_bad_fraction=0.5)  # is no other job
+    assert build(pets, tmp_path / "out", tolerant, spread=None) == first == Dataset.read(tmp_path / "out")
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -186,60 +143,21 @@ def test_a_finished_build_is_reused(tmp_path, pets):
     "change", [{"seed": 1}, {"image_size": 5}, {"encoding": "webp"}, {"shard_mb": 1.0}], ids=str
 )
 def test_shards_of_another_job_are_refused(tmp_path, pets, change, finished):
-    def nothing(tasks):
-        raise KeyboardInterrupt
-        yield
-
     if finished:
         build(pets, tmp_path / "out", job())
     else:
         with pytest.raises(KeyboardInterrupt):
-            build(pets, tmp_path / "out", job(), spread=nothing)
+            build(pets, tmp_path / "out", job(), spread=interrupted)
     before = contents(tmp_path / "out")
     with pytest.raises(SourceError, match=f"holds .*shards of other {next(iter(change))}; give a new folder"):
         build(pets, tmp_path / "out", job(**change))
     assert contents(tmp_path / "out") == before
 
 
-def test_more_tolerance_for_bad_images_is_no_other_job(tmp_path, pets):
-    build(pets, tmp_path / "out", job())
-    build(pets, tmp_path / "out", job(max_bad_fraction=0.5))
-
-
-def test_sigkill_in_the_middle_loses_no_finished_shard(tmp_path, write_images):
-    images = write_images(tmp_path / "in", *(f"a/{n}.png" for n in range(SMALL + 400)))
-    arguments = ["-m", "data.prepare", images, "--image-size", "64", "--shard-mb", "0.1", "--processes", "2"]
-    root = Path(data.__file__).parents[1]
-
-    def command(out: Path) -> list[str]:
-        return [sys.executable, *map(str, arguments), "--out", str(out)]
-
-    process = subprocess.Popen(command(tmp_path / "out"), cwd=root, start_new_session=True)
-    parts = tmp_path / "out" / PARTS
-    deadline = time.monotonic() + 100
-    while len(list(parts.glob("[!.]*.parquet"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    finished = {path.stem for path in parts.glob("[!.]*.parquet")}
-    assert finished
-    assert not (tmp_path / "out" / DATASET_FILE).exists()
-    kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in finished}
-    subprocess.run(command(tmp_path / "out"), cwd=root, check=True)
-    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in finished} == kept
-    subprocess.run(command(tmp_path / "whole"), cwd=root, check=True)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_object_store_holds_the_same_bytes(tmp_path, pets, bucket):
+def test_object_store_holds_the_same_bytes_and_is_checked_and_streamed(tmp_path, pets, bucket):
     build(pets, tmp_path / "local", job())
     build(pets, bucket, job())
     assert contents(bucket) == contents(tmp_path / "local")
-
-
-def test_object_store_is_checked_and_streamed(tmp_path, pets, bucket):
-    build(pets, bucket, job())
-    build(pets, tmp_path / "local", job())
     assert list(find_damage(bucket)) == []
     for split in ("train", "test"):
         expected, labels = open_images(tmp_path / "local", split)
@@ -249,70 +167,14 @@ def test_object_store_is_checked_and_streamed(tmp_path, pets, bucket):
         assert images.get(everything).equal(expected.get(everything))
         streamed = ShardImages(bucket, split)
         assert streamed.get([2, 0, 1]).equal(expected.get([2, 0, 1]))
-        assert streamed.shards is not None
         assert streamed.shards.sum() == len(labels)
-
-
-def test_damage_on_an_object_store_is_named(pets, bucket):
-    build(pets, bucket, job())
     folder = as_folder(bucket)
-    (row,) = (row for row in read_manifest(bucket).to_pylist() if row["key"] == "train-00000003")
+    (row,) = (row for row in rows(bucket) if row["key"] == "train-00000003")
     content = bytearray(folder.read(row["shard"]))
     content[row["offset"] + 5] ^= 1
     folder.write(row["shard"], bytes(content))
     (line,) = find_damage(bucket)
     assert line.startswith("train-00000003: ")
-
-
-def test_commands_take_object_stores_and_keep_secrets(pets, bucket, run_python):
-    for arguments in (
-        ("-m", "data.prepare", pets.name, "--out", bucket, "--image-size", "4", "--json"),
-        ("-m", "data.check", bucket),
-        ("-m", "data.check", bucket.replace("shards", "none")),
-        ("-m", "data.prepare", pets.name, "--out", bucket.replace("bucket", "no-such"), "--image-size", "4"),
-        ("-m", "data.prepare", pets.name, "--out", bucket, "--image-size", "5"),
-    ):
-        done = run_python(*arguments)
-        assert SECRET_KEY not in done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        if "none" in arguments[-1]:
-            assert done.returncode == 2
-    assert done.returncode == 2
-    assert "; give a new folder" in done.stderr
-    assert SECRET_KEY not in as_folder(bucket).read(DATASET_FILE).decode()
-
-
-def test_identical_images_under_two_labels_are_named(tmp_path, write_images, run_python):
-    write_images(
-        tmp_path / "in",
-        *(f"{split}/{own}/{n}.png" for split in ("train", "test") for own in "ab" for n in "123"),
-    )
-    copies = {
-        "train/b/copy.png": "train/a/1.png",
-        "test/a/leak.png": "train/a/2.png",
-        "train/a/same.png": "train/a/3.png",
-    }
-    for copy, original in copies.items():
-        (tmp_path / "in" / copy).write_bytes((tmp_path / "in" / original).read_bytes())
-    dataset = build(folder_source(tmp_path / "in"), tmp_path / "out", job())
-    told = sorted(
-        sorted(zip(g["sources"], g["classes"], g["splits"], strict=True)) for g in dataset.identical
-    )
-    assert told == [
-        [("test/a/leak.png", "a", "test"), ("train/a/2.png", "a", "train")],
-        [("train/a/1.png", "a", "train"), ("train/b/copy.png", "b", "train")],
-    ]
-    done = run_python("-m", "data.prepare", tmp_path / "in", "--out", tmp_path / "again", "--image-size", "4")
-    assert done.stderr.count("identical images: ") == 2
-    assert "train/b/copy.png (b, train)" in done.stderr
-
-
-def test_all_groups_of_identical_images_are_counted(tmp_path, write_images):
-    images = write_images(tmp_path / "in", *(f"{own}/{n}.png" for own in "ab" for n in range(120)))
-    for number in range(120):
-        (images / "b" / f"{number}.png").write_bytes((images / "a" / f"{number}.png").read_bytes())
-    dataset = build(folder_source(images), tmp_path / "out", job())
-    assert (len(dataset.identical), dataset.num_identical) == (100, 120)
 
 
 def test_description_says_how_images_are_stored(tmp_path, pets):
@@ -336,3 +198,61 @@ def test_max_images_are_made_up_for_what_cannot_be_decoded(tmp_path, write_image
     assert build(folder_source(images), tmp_path / "out", job(**changes)).counts["train"] == 12
     build(folder_source(images), tmp_path / "again", job(**changes), spread=over_processes(2))
     assert contents(tmp_path / "out") == contents(tmp_path / "again")
+
+
+def test_labels_are_places_among_the_sorted_classes(tmp_path):
+    dataset = build(plain_source({"zebra": 4, "ant": 4, "10": 4}), tmp_path, job())
+    assert dataset.classes == ["10", "ant", "zebra"]
+    assert dataset.class_counts == {"10": 4, "ant": 4, "zebra": 4}
+    assert all(dataset.classes[row["label"]] == row["class_name"] for row in rows(tmp_path))
+    assert all(row["source"].startswith(row["class_name"]) for row in rows(tmp_path))
+
+
+def test_mean_and_std_are_of_the_training_images_alone(tmp_path):
+    colours = {"train/a/1.png": (0, 51, 255), "train/a/2.png": (255, 153, 255), "test/a/1.png": (7, 7, 7)}
+    for name, colour in colours.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), colour).save(tmp_path / "in" / name)
+    dataset = build(folder_source(tmp_path / "in"), tmp_path / "out", job())
+    assert dataset.mean == pytest.approx([0.5, 0.4, 1.0], abs=1e-6)
+    assert dataset.std == pytest.approx([0.5, 0.2, 0.0], abs=2e-4)
+    assert min(dataset.std) > 0
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_mean_and_std_of_whole_frames_are_over_all_their_pixels(tmp_path, write_images, channels, mode):
+    images = write_images(tmp_path / "in", "train/a/1.png", "train/a/2.png", "test/a/1.png")
+    dataset = build(folder_source(images), tmp_path / "out", job(short_side=5, channels=channels))
+    frames = [np.asarray(Image.open(images / f"train/a/{n}.png").convert(mode)) for n in (1, 2)]
+    pixels = np.stack(frames).reshape(-1, channels) / 255
+    assert dataset.mean == pytest.approx(pixels.mean(axis=0), abs=1e-6)
+    assert dataset.std == pytest.approx(pixels.std(axis=0), abs=1e-6)
+
+
+def test_progress_counts_every_item_to_the_last(tmp_path):
+    seen = []
+    build(plain_source({"a": 9}), tmp_path, job(shard_mb=0.004), progress=lambda *done: seen.append(done))
+    assert len(seen) > 3
+    assert seen == sorted(seen)
+    assert seen[-1] == (9, 9)
+
+
+def test_no_more_than_the_allowed_fraction_may_be_bad(tmp_path, write_images):
+    images = write_images(tmp_path / "in", *(f"a/{number}.png" for number in range(8)))
+    for name in ("bad one.png", "bad two.png"):
+        (images / "a" / name).write_bytes(b"no image")
+    allowed = build(folder_source(images), tmp_path / "allowed", job(max_bad_fraction=0.2))
+    assert len(allowed.rejected) == 2
+    with pytest.raises(BadImagesError) as caught:
+        build(folder_source(images), tmp_path / "refused", job(max_bad_fraction=0.19))
+    for part in ("2 of 10 images", "a/bad one.png", "a/bad two.png", "max_bad_fraction=0.19"):
+        assert part in str(caught.value)
+    assert not (tmp_path / "refused" / DATASET_FILE).exists()
+
+
+def test_long_lists_of_bad_images_are_cut(tmp_path, write_images):
+    images = write_images(tmp_path / "in", "a/good.png")
+    for number in range(25):
+        (images / "a" / f"bad{number:02d}.png").write_bytes(b"")
+    with pytest.raises(BadImagesError, match="and 5 more"):
+        build(folder_source(images), tmp_path / "out", job())

@@ -1,22 +1,18 @@
-"""Every kind of image file to square 8-bit pixels."""
+"""Every kind of image file to square 8-bit pixels; hostile ones are undecodable."""
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
-from data.decode import (
-    UndecodableError,
-    decode_pixels,
-    encode_jpeg,
-    encode_png,
-    read_frame,
-    read_square,
-)
+from data.decode import UndecodableError, decode_pixels, encode_jpeg, encode_png, read_frame, read_square
+from tests.support.data_files import picture
+from tests.support.hostile import Answer, ask_each
+from tests.support.hostile_files import ASK_IMAGE, MEGABYTES
 
-ORIENTATION = 0x0112
 SHOWN = {  # what a viewer shows for stored pixels, by EXIF orientation
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
@@ -29,9 +25,12 @@ SHOWN = {  # what a viewer shows for stored pixels, by EXIF orientation
 }
 
 
-def reopened(image: Image.Image, kind: str, **options: object) -> Image.Image:
+def reopened(image: Image.Image, kind: str, orientation: int = 0, **options: object) -> Image.Image:
     """The image as a file of that kind is opened."""
-    buffer = io.BytesIO()
+    buffer, exif = io.BytesIO(), Image.Exif()
+    if orientation:
+        exif[ExifTags.Base.Orientation] = orientation
+        options["exif"] = exif
     image.save(buffer, kind, **options)
     return Image.open(io.BytesIO(buffer.getvalue()))
 
@@ -46,44 +45,45 @@ def random_pixels(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def oriented(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return exif
+@pytest.mark.parametrize("orientation", [*SHOWN, 9, 255])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_kind_is_upright(kind, orientation):
+    """Undefined orientations change nothing. Pillow turns TIFFs itself when it loads them."""
+    shades = np.kron(np.array([[0, 80], [160, 240]], dtype=np.uint8), np.ones((16, 16), dtype=np.uint8))
+    stored = np.repeat(shades[..., None], 3, axis=2)
+    image = reopened(Image.fromarray(stored), kind, orientation=orientation)
+    expected = SHOWN.get(orientation, SHOWN[1])(stored)
+    assert np.abs(square(image, 32).astype(int) - expected).max() <= 12
 
 
 @pytest.mark.parametrize("orientation", SHOWN)
-def test_exif_orientation_is_applied(orientation):
-    stored = random_pixels(4, 4, 3)
-    image = reopened(Image.fromarray(stored), "PNG", exif=oriented(orientation))
-    assert np.array_equal(square(image, 4), SHOWN[orientation](stored))
+def test_frame_is_upright(orientation):
+    stored = random_pixels(4, 6, 3)
+    image = reopened(Image.fromarray(stored), "PNG", orientation=orientation)
+    frame = read_frame(lambda: image, channels=3, short_side=4)
+    assert np.array_equal(np.asarray(frame), SHOWN[orientation](stored))
 
 
-@pytest.mark.parametrize("orientation", SHOWN)
-def test_exif_orientation_of_a_jpeg_is_applied(orientation):
-    stored = np.zeros((16, 16, 3), dtype=np.uint8)
-    stored[:8, :8], stored[:8, 8:], stored[8:, :8] = 255, 170, 85
-    image = reopened(Image.fromarray(stored), "JPEG", quality=95, exif=oriented(orientation))
-    error = square(image, 16).astype(int) - SHOWN[orientation](stored)
-    assert np.abs(error).max() < 20
+@pytest.mark.parametrize(
+    ("tag", "kind", "content"),
+    [(0x0100, 1, b"\x05\x00\x00\x00"), (0x010E, 5, b"\x1a\x00\x00\x00"), (0x011A, 2, b"ab\x00\x00")],
+    ids=["width as a byte", "description as a rational", "resolution as text"],
+)
+def test_odd_exif_tags_beside_the_orientation(tmp_path, tag, kind, content):
+    """ImageOps.exif_transpose writes the tags anew, and fails on these."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI", tag, kind, 1) + content
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + b"\0" * 12
+    picture.save(tmp_path / "odd.jpg", exif=exif, quality=100)
+    opened = read_frame(lambda: Image.open(tmp_path / "odd.jpg"), channels=3, short_side=100)
+    assert opened.size == (20, 30)
 
 
-@pytest.mark.parametrize("orientation", [0, 9, 255])
-def test_undefined_exif_orientation_changes_nothing(orientation):
-    stored = random_pixels(4, 4, 3)
-    image = reopened(Image.fromarray(stored), "PNG", exif=oriented(orientation))
-    assert np.array_equal(square(image, 4), stored)
-
-
-def test_grey_becomes_three_equal_channels():
+@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
+def test_grey_stays_grey_or_becomes_equal_channels(channels):
     stored = random_pixels(4, 4)
-    result = square(reopened(Image.fromarray(stored), "PNG"), 4)
-    assert all(np.array_equal(result[..., channel], stored) for channel in range(3))
-
-
-def test_grey_stays_grey():
-    stored = random_pixels(4, 4)
-    assert np.array_equal(square(reopened(Image.fromarray(stored), "PNG"), 4, channels=1), stored)
+    result = square(reopened(Image.fromarray(stored), "PNG"), 4, channels).reshape(4, 4, -1)
+    assert np.array_equal(result, np.repeat(stored[..., None], channels, axis=2))
 
 
 def test_colour_becomes_luma():
@@ -110,22 +110,23 @@ def palette_image() -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP"])
-def test_palette(kind):
-    expected = [[[255, 0, 0], [0, 128, 0]], [[10, 20, 30], [255, 0, 0]]]
-    assert square(reopened(palette_image(), kind), 2).tolist() == expected
+RED, GREEN, NAVY, WHITE = [255, 0, 0], [0, 128, 0], [10, 20, 30], [255, 255, 255]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_transparent_palette_entry_is_white(kind):
-    expected = [[[255, 0, 0], [255, 255, 255]], [[10, 20, 30], [255, 0, 0]]]
-    assert square(reopened(palette_image(), kind, transparency=1), 2).tolist() == expected
-
-
-def test_palette_with_an_alpha_for_each_entry():
-    image = reopened(palette_image(), "PNG", transparency=bytes([255, 0, 0]))
-    white = [255, 255, 255]
-    assert square(image, 2).tolist() == [[[255, 0, 0], white], [white, [255, 0, 0]]]
+@pytest.mark.parametrize(
+    ("kind", "transparency", "expected"),
+    [
+        ("PNG", None, [[RED, GREEN], [NAVY, RED]]),
+        ("GIF", None, [[RED, GREEN], [NAVY, RED]]),
+        ("BMP", None, [[RED, GREEN], [NAVY, RED]]),
+        ("PNG", 1, [[RED, WHITE], [NAVY, RED]]),
+        ("GIF", 1, [[RED, WHITE], [NAVY, RED]]),
+        ("PNG", bytes([255, 0, 0]), [[RED, WHITE], [WHITE, RED]]),
+    ],
+)
+def test_palette_with_and_without_transparent_entries(kind, transparency, expected):
+    options = {} if transparency is None else {"transparency": transparency}
+    assert square(reopened(palette_image(), kind, **options), 2).tolist() == expected
 
 
 def test_transparent_colour_is_white():
@@ -168,47 +169,30 @@ def test_16_bit_is_scaled(kind, order, channels):
     assert (result.min(), result.max()) == (0, 255)
 
 
-@pytest.mark.parametrize(("values", "expected"), [([0, 7, 255], [0, 7, 255]), ([0, 256, 65535], [0, 1, 255])])
-def test_32_bits_hold_8_or_16(values, expected):
-    image = reopened(Image.fromarray(np.array([values] * 3, dtype=np.int32)), "TIFF")
-    assert image.mode == "I"
-    assert square(image, 3, channels=1)[0].tolist() == expected
+def tiff(values: object, dtype: type) -> Image.Image:
+    return reopened(Image.fromarray(np.array(values, dtype=dtype)), "TIFF")
 
 
-def test_a_dark_16_bit_pgm_is_dark():
-    payload = b"P5 2 2 65535\n" + np.array([0, 200, 255, 65535], dtype=">u2").tobytes()
-    image = Image.open(io.BytesIO(payload))
-    assert square(image, 2, channels=1).ravel().tolist() == [0, 0, 0, 255]
-    image = Image.open(io.BytesIO(b"P5 2 1 65535\n" + np.array([0, 200], dtype=">u2").tobytes()))
-    assert square(image, 1, channels=1).max() == 0
+def pgm(values: list[int]) -> Image.Image:
+    payload = b"P5 2 2 65535\n" + np.array(values, dtype=">u2").tobytes()
+    return Image.open(io.BytesIO(payload))
 
 
-def test_what_is_not_finite_is_the_end_of_the_range():
-    values = np.array([[0.5, 0.25], [np.inf, np.nan]], dtype=np.float32)
-    result = square(reopened(Image.fromarray(values), "TIFF"), 2, channels=1)
-    assert result.ravel().tolist() == [128, 64, 255, 0]
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_every_kind_is_upright(kind, orientation):
-    """Pillow turns TIFFs itself when it loads them."""
-    shades = Image.fromarray(np.array([[0, 80], [160, 240]], dtype=np.uint8))
-    shades = shades.resize((32, 32), Image.Resampling.NEAREST)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    buffer = io.BytesIO()
-    shades.convert("RGB").save(buffer, kind, exif=exif)
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue())))
-    expected = np.asarray(upright.convert("L")).astype(int)
-    result = square(Image.open(io.BytesIO(buffer.getvalue())), 32, channels=1).reshape(32, 32).astype(int)
-    assert np.abs(result - expected).max() <= 12
-
-
-def test_one_bit_is_black_and_white():
-    image = Image.new("1", (2, 2))
-    image.putdata([255, 0, 0, 255])
-    assert square(reopened(image, "PNG"), 2, channels=1).tolist() == [[255, 0], [0, 255]]
+@pytest.mark.parametrize(
+    ("image", "mode", "expected"),
+    [
+        (tiff([[0, 7], [8, 255]], np.int32), "I", [0, 7, 8, 255]),
+        (tiff([[0, 256], [512, 65535]], np.int32), "I", [0, 1, 2, 255]),
+        (tiff([[0.5, 0.25], [np.inf, np.nan]], np.float32), "F", [128, 64, 255, 0]),
+        (pgm([0, 200, 255, 65535]), "I", [0, 0, 0, 255]),
+        (pgm([0, 200, 200, 0]), "I", [0, 0, 0, 0]),
+        (reopened(Image.fromarray(np.eye(2, dtype=bool)), "PNG"), "1", [255, 0, 0, 255]),
+    ],
+    ids=["8 bits in 32", "16 in 32", "not finite", "16 bits", "dark 16 bits", "one bit"],
+)
+def test_values_of_other_depths(image, mode, expected):
+    assert image.mode == mode
+    assert square(image, 2, channels=1).ravel().tolist() == expected
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -223,31 +207,20 @@ def test_first_frame_of_several_is_taken(kind):
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
 def test_truncated_file_is_undecodable(kind, kept):
-    buffer = io.BytesIO()
-    Image.fromarray(random_pixels(64, 64, 3)).save(buffer, kind)
-    payload = buffer.getvalue()
+    payload = picture(0, (64, 64), kind=kind)
     image = Image.open(io.BytesIO(payload[: int(kept * len(payload))]))
     with pytest.raises(UndecodableError, match=r"\w"):
         read_square(lambda: image, channels=3, image_size=8)
 
 
 def test_damaged_pixels_are_undecodable():
-    buffer = io.BytesIO()
-    Image.fromarray(random_pixels(64, 64, 3)).save(buffer, "PNG")
-    payload = bytearray(buffer.getvalue())
+    payload = bytearray(picture(0, (64, 64)))
     payload[len(payload) // 2] ^= 0xFF
     with pytest.raises(UndecodableError):
         read_square(lambda: Image.open(io.BytesIO(payload)), channels=3, image_size=8)
 
 
-@pytest.mark.parametrize("size", [1, 4, 9])
-def test_one_pixel_fills_the_square(size):
-    assert np.array_equal(
-        square(Image.new("RGB", (1, 1), (9, 80, 200)), size), np.full((size, size, 3), (9, 80, 200))
-    )
-
-
-@pytest.mark.parametrize("shape", [(3000, 1), (1, 3000), (1000, 3), (2, 999)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (3000, 1), (1, 3000), (1000, 3), (2, 999)], ids=str)
 def test_extreme_proportions(shape):
     image = Image.new("RGB", shape, (9, 80, 200))
     assert np.array_equal(square(image, 8), np.full((8, 8, 3), (9, 80, 200)))
@@ -271,11 +244,6 @@ def test_shrinking_is_antialiased():
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     result = square(Image.fromarray(checks.astype(np.uint8)), 8, channels=1)
     assert np.abs(result.astype(int) - 127).max() < 10
-
-
-def test_right_size_is_untouched():
-    stored = random_pixels(16, 16, 3)
-    assert np.array_equal(square(Image.fromarray(stored), 16), stored)
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 5), (3, 5, 5)], ids=["grey", "rgb"])
@@ -310,19 +278,6 @@ def test_frame_keeps_its_shape_and_never_grows(size, short_side, expected):
     assert np.array_equal(np.asarray(frame), np.asarray(resized))
 
 
-@pytest.mark.parametrize("orientation", SHOWN)
-def test_frame_is_upright(orientation):
-    stored = random_pixels(4, 6, 3)
-    image = reopened(Image.fromarray(stored), "PNG", exif=oriented(orientation))
-    frame = read_frame(lambda: image, channels=3, short_side=4)
-    assert np.array_equal(np.asarray(frame), SHOWN[orientation](stored))
-
-
-def test_damaged_frame_is_undecodable():
-    with pytest.raises(UndecodableError, match="not an image"):
-        read_frame(lambda: Image.open(io.BytesIO(b"no image")), channels=3, short_side=4)
-
-
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_jpeg_is_near_the_pixels_in_every_colour(mode):
     coarse = Image.fromarray(random_pixels(4, 4, 3)).resize((64, 48)).convert(mode)
@@ -335,16 +290,88 @@ def test_jpeg_is_near_the_pixels_in_every_colour(mode):
         assert [layer[1:3] for layer in layers] == [(1, 1)] * 3  # no subsampling
 
 
-@pytest.mark.parametrize(
-    ("tag", "kind", "content"),
-    [(0x0100, 1, b"\x05\x00\x00\x00"), (0x010E, 5, b"\x1a\x00\x00\x00"), (0x011A, 2, b"ab\x00\x00")],
-    ids=["width as a byte", "description as a rational", "resolution as text"],
-)
-def test_odd_exif_tags_beside_the_orientation(tmp_path, tag, kind, content):
-    """ImageOps.exif_transpose writes the tags anew, and fails on these."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
-    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI", tag, kind, 1) + content
-    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + b"\0" * 12
-    picture.save(tmp_path / "odd.jpg", exif=exif, quality=100)
-    opened = read_frame(lambda: Image.open(tmp_path / "odd.jpg"), channels=3, short_side=100)
-    assert opened.size == (20, 30)
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def raw_png(width: int, height: int, *before: bytes, after: bytes = b"", bits: int = 8) -> bytes:
+    size = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(min(height, 8) * (3 * min(width, 8) + 1))))
+    parts = (chunk(b"IHDR", size), *before, pixels, after, chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def patched_tiff(tag: int, *, count: int, value: int) -> bytes:
+    """A small TIFF with one tag's count and value changed."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "TIFF")
+    content = bytearray(buffer.getvalue())
+    (start,) = struct.unpack_from("<I", content, 4)
+    (num,) = struct.unpack_from("<H", content, start)
+    for place in range(start + 2, start + 2 + 12 * num, 12):
+        if struct.unpack_from("<H", content, place) == (tag,):
+            struct.pack_into("<HHII", content, place, tag, 4, count, value)
+    return bytes(content)
+
+
+def webp(kind: bytes, content: bytes) -> bytes:
+    body = b"WEBP" + kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def gif(screen: int, frame: int) -> bytes:
+    size, place = struct.pack("<HH", screen, screen), struct.pack("<HHHH", 0, 0, frame, frame)
+    return b"GIF89a" + size + b"\x80\0\0" + bytes(6) + b"," + place + b"\0\x02\x02\x44\x01\0;"
+
+
+INFLATED = zlib.compress(bytes(64 << 20), 9)
+BOMB = "decompression bomb"
+IMAGES = {
+    "a png of 100,000 pixels a side": (raw_png(100_000, 100_000), BOMB),
+    "a gif of 65,535": (gif(65_535, 65_535), BOMB),
+    "a frame larger than its gif": (gif(8, 65_535), BOMB),
+    "a tiff of 100,000 lines": (patched_tiff(257, count=1, value=100_000_000), BOMB),
+    "a webp of 16,383": (
+        webp(b"VP8L", b"\x2f" + struct.pack("<I", 16_382 | 16_382 << 14) + bytes(100)),
+        BOMB,
+    ),
+    "a ppm of 100,000": (b"P6 100000 100000 255\n", BOMB),
+    "a bmp of 100,000": (
+        b"BM"
+        + struct.pack("<IHHI", 100, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, 100_000, 100_000, 1, 24, 0, 0, 0, 0, 0, 0),
+        BOMB,
+    ),
+    "a text that inflates": (raw_png(8, 8, chunk(b"zTXt", b"a\0\0" + INFLATED)), "MAX_TEXT_CHUNK"),
+    "a text behind the pixels": (raw_png(8, 8, after=chunk(b"zTXt", b"a\0\0" + INFLATED)), "MAX_TEXT_CHUNK"),
+    "a profile that inflates": (raw_png(8, 8, chunk(b"iCCP", b"a\0\0" + INFLATED)), "MAX_TEXT_CHUNK"),
+    "many texts": (
+        raw_png(8, 8, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes((1 << 20) - 1)))] * 80),
+        "MAX_TEXT_MEMORY",
+    ),
+    "an eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "not an image"),
+    "a psd": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 8, 8, 8, 3) + bytes(206), "not an image"),
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """What is said of each image, where a Ghostscript would leave a mark."""
+    folder = tmp_path_factory.mktemp("images")
+    ghostscript, mark = folder / "gs", folder / "ran"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    ghostscript.chmod(0o755)
+    files = {}
+    for number, (name, (content, _)) in enumerate(IMAGES.items()):
+        files[name] = folder / f"{number}.png"
+        files[name].write_bytes(content)
+    answers = ask_each(ASK_IMAGE, files, path=str(folder))
+    assert not mark.exists()
+    return answers
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_hostile_image_is_undecodable(images, name):
+    assert images[name].said.startswith("UndecodableError: ")
+    assert IMAGES[name][1] in images[name].said
+    assert images[name].megabytes < MEGABYTES

@@ -18,16 +18,9 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
-from tests.support.deploy_servers import (
-    credentials,
-    free_port,
-    postgres,
-    postgres_programs,
-    running,
-    simulated_aws,
-)
 from tests.support.deployed import DEPLOY, read_yaml, texts
 from tests.support.running import ROOT
+from tests.support.servers import free_port, no_postgres, postgres, served, simulated_aws
 
 FILE = read_yaml("docker-compose.yaml")
 SERVICES = FILE["services"]
@@ -129,14 +122,12 @@ def _here(text: str, values: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
-    pytest.importorskip("psycopg2")
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL's server is not installed (Debian's package postgresql)")
+    if reason := no_postgres():
+        pytest.skip(reason)
     folder = tmp_path_factory.mktemp("rehearsal")
     place = {"user": "mlflow", "password": SECRETS["POSTGRES_PASSWORD"], "database": "mlflow"}
     port = free_port()
-    with simulated_aws(folder / "moto.log") as store, postgres(programs, **place) as database:
+    with simulated_aws(folder / "moto.log") as store, postgres(**place) as database:
         values = SECRETS | {
             "MLFLOW_HOSTS": "localhost:*,127.0.0.1:*,mlflow:*",
             "postgres:5432": f"127.0.0.1:{database}",
@@ -154,7 +145,7 @@ def rehearsal(tmp_path_factory) -> Iterator[Rehearsal]:
             subprocess.run([sys.executable, *script[1:]], check=True, env=environment)
         command = [_here(word, values) for word in service["command"]]
         assert command[0] == "mlflow"
-        with running([sys.executable, "-m", *command], port, folder / "mlflow.log", environment):
+        with served([sys.executable, "-m", *command], port, folder / "mlflow.log", **own):
             check = [_here(word, values) for word in service["healthcheck"]["test"]]
             yield Rehearsal(f"http://127.0.0.1:{port}", store, check[-1])
 
@@ -177,13 +168,12 @@ def test_runs_lie_in_postgres_and_artifacts_in_the_bucket(rehearsal, tmp_path):
     client.log_artifact(run.info.run_id, str(file))
     (point,) = client.get_metric_history(run.info.run_id, "loss")
     assert (point.value, point.step) == (0.5, 3)
-    keys = credentials(rehearsal.store)
     s3 = boto3.client(
         "s3",
         endpoint_url=rehearsal.store,
-        region_name=keys["AWS_DEFAULT_REGION"],
-        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+        region_name="us-east-1",
+        aws_access_key_id=SECRETS["S3_ACCESS_KEY"],
+        aws_secret_access_key=SECRETS["S3_SECRET_KEY"],
     )
     assert {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]} == {"mlflow", "atjem"}
     (stored,) = s3.list_objects_v2(Bucket="mlflow")["Contents"]

@@ -20,8 +20,8 @@ from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
 from pipelines.compute.devices import check_resources
 from pipelines.recipe import load_recipe
-from tests.support.deploy_servers import credentials, simulated_aws
 from tests.support.deployed import DEPLOY, commands, filled_in, overrides, read_yaml
+from tests.support.servers import s3_environment, simulated_aws
 
 FILE = DEPLOY / "ray-cluster.yaml"
 
@@ -63,7 +63,7 @@ def ec2(tmp_path, monkeypatch) -> Iterator[Any]:
     """A client of a simulated AWS, which Ray reaches too."""
     with simulated_aws(tmp_path / "moto.log") as address:
         monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps SSH keys
-        for name, value in credentials(address).items():
+        for name, value in s3_environment(int(address.rpartition(":")[2]), tmp_path).items():
             monkeypatch.setenv(name, value)
         yield boto3.client("ec2")
 

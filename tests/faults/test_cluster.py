@@ -52,6 +52,7 @@ CHANGES = {
     "sample__steps": 3,
 }
 WORKDIR = "s3://lab/cluster"
+_DATABASE = "postgresql+psycopg2://lab:lab@127.0.0.1:{port}/postgres"
 
 
 # Another machine has no such folder: nothing is imported from there, though Ray names it to its workers.
@@ -227,7 +228,8 @@ def job(server, tmp_path_factory) -> Iterator[Job]:
     if reason := no_postgres():
         pytest.skip(reason)
     with ExitStack() as stack:
-        tracking = stack.enter_context(MlflowServer(folder, stack.enter_context(postgres())))
+        database = _DATABASE.format(port=stack.enter_context(postgres()))
+        tracking = stack.enter_context(MlflowServer(folder, database))
         yield Job(folder, stack.enter_context(nodes_of(folder, server)), tracking.uri)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -38,8 +37,6 @@ def _paint(folder: Path, seed: int) -> None:
             path = folder / str(label) / f"{index}.bmp"
             Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
             os.utime(path, ns=(10**18, 10**18))
-
-
 
 
 @pytest.mark.slow
@@ -118,8 +115,6 @@ def test_two_runs_at_once_take_turns(pipeline, tmp_path):
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         query = "select count(*) from metrics group by run_uuid, key, step having count(*) > 1"
         assert database.execute(query).fetchall() == []
-
-
 
 
 @pytest.mark.ray

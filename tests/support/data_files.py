@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +96,9 @@ def write_tar(file: Path, members: dict[str, bytes]) -> None:
             tar.addfile(info, io.BytesIO(content))
 
 
-def message_of(source: Source) -> str:
-    """The one line that is said when a source's items are asked for."""
+def message_of(open_source: Callable[[], Source]) -> str:
+    """The one line that is said when a source is opened and its items are asked for."""
     with pytest.raises(SourceError) as caught:
-        _ = source.items
+        _ = open_source().items
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -8,7 +8,6 @@ import pickle
 import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def ask_sources(place: Path) -> dict[str, Answer]:
     """Writes all hostile collections below `place` and lets one process open them."""
     files: dict[str, Path] = {}
     os.environ["HOSTILE_MARK"] = str(place / "ran")
-    for write in (write_tars, write_bombs, write_tables, write_descriptions, write_cifar, write_devkits):
+    for write in (write_tars, write_bombs, write_tables, write_descriptions, write_cifar):
         (folder := place / "inside" / write.__name__).mkdir(parents=True)
         files |= write(folder)
     before = set(place.rglob("*"))
@@ -340,33 +339,6 @@ def write_cifar(folder: Path) -> dict[str, Path]:
         tar.add(batches, batches.name)
         tar.add(batches / names[0], "../../out.png")
     return {"a pickled batch": batches, "an archive of pickled batches": archive}
-
-
-def matlab(*elements: tuple[int, bytes]) -> bytes:
-    """A file of version 5."""
-    header = b"MATLAB 5.0".ljust(124) + b"\x00\x01IM"
-    return header + b"".join(struct.pack("<II", kind, len(content)) + content for kind, content in elements)
-
-
-def write_devkits(folder: Path) -> dict[str, Path]:
-    """ImageNet's validation images with a devkit that is none."""
-    structs = struct.pack("<II", 6, 8) + struct.pack("<II", 2, 0)  # of class 2, and nothing else
-    metas = {
-        "a devkit's bomb": matlab((15, zlib.compress(bytes(80 << 20), 9))),
-        "a devkit of nothing": matlab((14, structs)),
-        "a devkit without end": matlab((14, structs + struct.pack("<II", 5, 1 << 31))),
-    }
-    devkit = "ILSVRC2012_devkit_t12"
-    folders = {}
-    for name, meta in metas.items():
-        folders[name] = folder / name.replace(" ", "-")
-        (folders[name] / "train" / "n01").mkdir(parents=True)
-        (folders[name] / "train" / "n01" / "1.png").write_bytes(GOOD)
-        (folders[name] / "ILSVRC2012_img_val.tar").write_bytes(member("a_00000001.JPEG") + END)
-        truth = member(f"{devkit}/data/ILSVRC2012_validation_ground_truth.txt", b"1\n")
-        packed = gzip.compress(member(f"{devkit}/data/meta.mat", meta) + truth + END)
-        (folders[name] / f"{devkit}.tar.gz").write_bytes(packed)
-    return folders
 
 
 def write_prepared(folder: Path) -> dict[str, Path]:

@@ -1,7 +1,6 @@
 """A server of images on this machine that misbehaves when told to, and lists of what it has."""
 
 import hashlib
-import io
 import sys
 import threading
 from collections import Counter, defaultdict
@@ -10,13 +9,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from data.fetching.download import Downloader
 from data.fetching.openimages import Crew, Seed
 from data.fetching.rate import TokenBucket
 from data.fetching.tally import Tally
+from tests.support.data_files import picture
 
 
 class Origin(ThreadingHTTPServer):
@@ -130,10 +127,7 @@ def name_of(number: int, split: str = "train") -> str:
 
 
 def jpeg(number: int) -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+    return picture(number, (50, 40), kind="JPEG")
 
 
 def publish(origin: Origin, *names: str) -> None:

@@ -1,11 +1,16 @@
 """Networks of the published files' authors, written apart from ours, and their state dicts' layouts."""
 
+import pytest
 import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import resnet18
 
+from atjem.checkpoint import CheckpointError
 from atjem.models.registry import ModelSpec, build_model
+from atjem.published import load_published
+from tests.support.learning import assert_same_state
 
 NUM_CLASSES = 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,10 +80,15 @@ class ConvStem(nn.Module):
         return self.stem(x)
 
 
-def convnext_cvst(num_classes):
-    net = timm.create_model("convnext_tiny", num_classes=num_classes)
+def source(arch):
+    """The authors' network of ours."""
+    if arch == "resnet-18":
+        return shuffle(resnet18(num_classes=NUM_CLASSES))
+    if arch == "wrn-16-1":
+        return shuffle(TradesWideResNet(16, 1, NUM_CLASSES))
+    net = timm.create_model("convnext_tiny", num_classes=NUM_CLASSES)
     net.stem = ConvStem()
-    return net
+    return shuffle(net)
 
 
 def shuffle(net, seed=0):
@@ -127,6 +137,12 @@ def assert_same_logits(model, source, images, mean=MEAN, std=STD):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def assert_same_weights(model, other):
-    assert model.state_dict().keys() == other.state_dict().keys()
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+def refused(model, file, load=load_published):
+    """The error's one line; the model is as it was."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load(model, file)
+    assert_same_state(dict(model.state_dict()), before)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

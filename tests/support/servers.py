@@ -72,10 +72,8 @@ def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
 @contextmanager
 def s3_server(folder: Path) -> Iterator[int]:
     """An S3-compatible server with an empty bucket `lab`, in memory: its port. It takes any credentials."""
-    port = free_port()
-    with served(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, folder / "s3.log"
-    ):
+    with simulated_aws(folder / "s3.log") as address:
+        port = int(address.rpartition(":")[2])
         bucket_of(port).create_dir("lab")
         yield port
 
@@ -242,7 +240,7 @@ def _program(name: str) -> str | None:
 
 def no_postgres() -> str:
     """Why no PostgreSQL server can be started here; empty when one can."""
-    if not all(map(_program, ("initdb", "postgres"))):
+    if not all(map(_program, ("initdb", "postgres", "createdb"))):
         return "PostgreSQL is not installed (Debian: apt-get install postgresql)"
     if find_spec("psycopg2") is None:
         return "psycopg2-binary is not installed, through which MLflow reaches PostgreSQL"
@@ -256,17 +254,31 @@ def _has_user(name: str) -> bool:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """The address of a database on a PostgreSQL server with an empty cluster of its own."""
+def postgres(*, user: str = "lab", password: str = "lab", database: str = "postgres") -> Iterator[int]:
+    """The port of a PostgreSQL server with an empty cluster of its own."""
     port = free_port()
     own = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    with TemporaryDirectory(dir="/tmp") as folder:  # its user must get there
-        if own:
-            shutil.chown(folder, "postgres")
-        data = f"{folder}/data"
-        made = [*own, str(_program("initdb")), "-D", data, "-U", "lab", "--auth=trust"]
+    with TemporaryDirectory(dir="/tmp") as folder, TemporaryDirectory() as logs:
+        secret, data = Path(folder, "password"), f"{folder}/data"
+        secret.write_text(password)
+        for path in (folder, secret) if own else ():  # its user must get there
+            shutil.chown(path, "postgres")
+        made = [*own, str(_program("initdb")), "-D", data, "-U", user, "--no-sync"]
+        made += ["--auth=scram-sha-256", f"--pwfile={secret}"]
         subprocess.run(made, check=True, capture_output=True, cwd="/")
         arguments = [*own, str(_program("postgres")), "-D", data, "-p", str(port), "-k", folder]
         arguments += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-        with TemporaryDirectory() as logs, served(arguments, port, Path(logs, "log")):
-            yield f"postgresql+psycopg2://lab@127.0.0.1:{port}/postgres"
+        with served(arguments, port, Path(logs, "log")):
+            if database != "postgres":
+                create = [str(_program("createdb")), "-h", "127.0.0.1", "-p", str(port), "-U", user, database]
+                subprocess.run(create, check=True, env={**os.environ, "PGPASSWORD": password})
+            yield port
+
+
+@contextmanager
+def simulated_aws(log: Path) -> Iterator[str]:
+    """The address of EC2, IAM and S3 in memory; it takes any credentials."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with served(command, port, log):
+        yield f"http://127.0.0.1:{port}"

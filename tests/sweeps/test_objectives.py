@@ -4,7 +4,6 @@ import pytest
 
 from pipelines.graph import build_graph
 from pipelines.recipe import load_recipe
-from sweeps.cli import spread_objectives
 from sweeps.objectives import MEASURED, Objective, default_objectives, parse_objectives
 
 DIGITS = load_recipe("digits")[0].settings
@@ -17,6 +16,15 @@ def test_one_and_several():
         ("frechet_distance", "minimize", "evaluate_fidelity"),
         ("robust_accuracy", "maximize", "evaluate_classifier"),
     ]
+
+
+def test_pgd_stands_for_autoattack_where_that_is_not_run():
+    cheap = load_recipe("digits", ["evaluate.robust.attack=pgd"])[0].settings
+    assert default_objectives(DIGITS) == ("frechet_distance:min", "robust_accuracy:max")
+    assert default_objectives(cheap) == ("frechet_distance:min", "pgd_accuracy:max")
+    robust = Objective("robust_accuracy", maximize=True)
+    assert (robust.at_rungs("pgd"), robust.at_rungs("autoattack")) == ("pgd_accuracy", "robust_accuracy")
+    assert Objective("frechet_distance", maximize=False).at_rungs("pgd") == "frechet_distance"
 
 
 def test_every_node_that_measures_is_in_the_graph():
@@ -38,32 +46,3 @@ def test_what_a_recipe_will_not_have_is_refused(text, overrides, said):
     objectives, [problem] = parse_objectives([text], settings)
     assert objectives == ()
     assert said in str(problem)
-
-
-def test_default_follows_the_attack():
-    cheap = load_recipe("digits", ["evaluate.robust.attack=pgd"])[0].settings
-    assert default_objectives(DIGITS) == ("frechet_distance:min", "robust_accuracy:max")
-    assert default_objectives(cheap) == ("frechet_distance:min", "pgd_accuracy:max")
-
-
-def test_at_rungs_pgd_stands_for_autoattack():
-    robust = Objective("robust_accuracy", maximize=True)
-    assert robust.at_rungs("pgd") == "pgd_accuracy"
-    assert robust.at_rungs("autoattack") == "robust_accuracy"
-    assert Objective("frechet_distance", maximize=False).at_rungs("pgd") == "frechet_distance"
-
-
-@pytest.mark.parametrize(
-    ("given", "understood"),
-    [
-        ("--objective a:min b:max --smoke", "--objective a:min --objective b:max --smoke"),
-        ("--objective a:min --objective b:max", "--objective a:min --objective b:max"),
-        (
-            "--smoke --objective a:min b:max c:min",
-            "--smoke --objective a:min --objective b:max --objective c:min",
-        ),
-        ("--trials 3 --seeds 2", "--trials 3 --seeds 2"),
-    ],
-)
-def test_several_objectives_after_one_option(given, understood):
-    assert spread_objectives(given.split()) == understood.split()

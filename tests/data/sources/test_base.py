@@ -3,26 +3,20 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from data.sources.base import Item, Source, SourceError, folder_source
+from data.sources.base import Item, Source, SourceError, folder_source, is_shards
+from tests.support.data_files import STRANGE_NAMES, picture, pixels_of
 
 LAYOUTS = {
-    "class folders": {
-        "cat/1.png": ("cat", None),
-        "cat/2.png": ("cat", None),
-        "dog/1.png": ("dog", None),
-    },
+    "class folders": {"cat/1.png": ("cat", None), "dog/1.png": ("dog", None)},
+    "train alone": {"train/cat/1.png": ("cat", "train"), "train/dog/1.png": ("dog", "train")},
     "train and test": {
         "test/cat/1.png": ("cat", "test"),
         "train/cat/1.png": ("cat", "train"),
         "train/dog/1.png": ("dog", "train"),
     },
-    "train and val": {"train/cat/1.png": ("cat", "train"), "val/cat/2.png": ("cat", "test")},
-    "train and valid": {"train/cat/1.png": ("cat", "train"), "valid/cat/2.png": ("cat", "test")},
-    "train and validation": {"train/cat/1.png": ("cat", "train"), "validation/cat/2.png": ("cat", "test")},
     "flat train and val": {"train/1.png": (None, "train"), "val/1.png": (None, "test")},
     "flat train, test and val": {
         "test/1.png": (None, "test"),
@@ -41,7 +35,6 @@ LAYOUTS = {
     "nested": {"cat/2020/may/1.png": ("cat", None), "dog/1.png": ("dog", None)},
     "nested below splits": {"test/cat/a/1.png": ("cat", "test"), "train/cat/b/c/1.png": ("cat", "train")},
     "a class called train": {"plane/1.png": ("plane", None), "train/1.png": ("train", None)},
-    "flat splits": {"test/1.png": (None, "test"), "train/1.png": (None, "train")},
     "a class called train in splits": {
         "test/train/1.png": ("train", "test"),
         "train/train/1.png": ("train", "train"),
@@ -57,48 +50,22 @@ def test_layout_gives_labels_and_splits(tmp_path, write_images, expected):
     assert source.classes == sorted({label for label, _ in expected.values() if label})
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "two words/a picture.png",
-        'it\'s/"quoted".png',
-        "naïve 猫/ñandú 🐈.png",
-        "v1..2/a..b.png",
-        "a../x...png",
-        "semi;colon/a&b$(c)`d`.png",
-        "star*[x]{1..3}?/%20#hash.png",
-        "back\\slash/a\\b.png",
-        "-dash/--option.png",
-        "cat.png/x.png",
-    ],
-)
-def test_strange_names_are_listed_and_opened(tmp_path, write_images, name):
-    source = folder_source(write_images(tmp_path, name))
-    assert [(item.name, item.label) for item in source.items] == [(name, name.split("/")[0])]
-    with source.items[0].open() as image:
-        assert image.size == (7, 5)
-
-
-def test_items_open_their_own_picture(tmp_path, write_images):
-    source = folder_source(write_images(tmp_path, "a/1.png", "a/2.png", "b/1.png"))
+def test_strange_names_are_listed_and_opened(tmp_path, write_images):
+    source = folder_source(write_images(tmp_path, *STRANGE_NAMES, "a/1.PNG", "a/2.Jpg", "a/3.webp"))
+    names = sorted([*STRANGE_NAMES, "a/1.PNG", "a/2.Jpg", "a/3.webp"])
+    assert [(item.name, item.label) for item in source.items] == [(n, n.split("/")[0]) for n in names]
     for item in source.items:
-        with item.open() as opened, Image.open(tmp_path / item.name) as expected:
-            assert np.array_equal(np.asarray(opened), np.asarray(expected))
+        assert pixels_of(item) == Image.open(tmp_path / item.name).tobytes()
 
 
-@pytest.mark.parametrize("hidden", [".hidden.png", "cat/.2.png", ".git/cat/1.png", "cat/.thumbs/1.png"])
-def test_hidden_files_and_folders_are_skipped(tmp_path, write_images, hidden):
+@pytest.mark.parametrize("name", [".hidden.png", "cat/.2.png", ".git/cat/1.png", "cat/1.png.json", "cat/png"])
+def test_hidden_files_and_folders_and_other_files_are_skipped(tmp_path, write_images, name):
     alone = folder_source(write_images(tmp_path, "cat/1.png")).identity
-    source = folder_source(write_images(tmp_path, hidden))
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(picture())
+    source = folder_source(tmp_path)
     assert [item.name for item in source.items] == ["cat/1.png"]
     assert source.identity == alone
-
-
-def test_only_image_suffixes_in_any_case_are_listed(tmp_path, write_images):
-    write_images(tmp_path, "a/1.PNG", "a/2.Jpg", "a/3.webp")
-    for name in ("a/labels.txt", "a/png", "a/1.png.json", "Thumbs.db"):
-        (tmp_path / name).write_text("no image")
-    assert [item.name for item in folder_source(tmp_path).items] == ["a/1.PNG", "a/2.Jpg", "a/3.webp"]
 
 
 def test_symlinked_folders_are_followed(tmp_path, write_images):
@@ -108,12 +75,9 @@ def test_symlinked_folders_are_followed(tmp_path, write_images):
     assert [item.name for item in folder_source(tmp_path / "images").items] == ["cat/1.png"]
 
 
-def test_missing_folder_is_named(tmp_path):
+def test_what_is_no_folder_is_refused(tmp_path, write_images):
     with pytest.raises(SourceError, match="nowhere does not exist"):
         folder_source(tmp_path / "nowhere")
-
-
-def test_file_in_place_of_a_folder_is_refused(tmp_path, write_images):
     write_images(tmp_path, "1.png")
     with pytest.raises(SourceError, match=r"1\.png does not exist or is no folder"):
         folder_source(tmp_path / "1.png")
@@ -127,12 +91,6 @@ def test_folder_without_images_is_refused(tmp_path, inside):
         folder_source(tmp_path)
 
 
-def test_items_come_in_sorted_order(tmp_path, write_images):
-    names = [f"{label}/{number}.png" for label in "zmab" for number in (7, 10, 3, 1)]
-    source = folder_source(write_images(tmp_path, *names))
-    assert [item.name for item in source.items] == sorted(names)
-
-
 def test_identity_does_not_depend_on_order_of_creation_or_place(tmp_path, write_images):
     names = [f"{label}/{number}.png" for label in "ab" for number in range(6)]
     identities = set()
@@ -144,42 +102,27 @@ def test_identity_does_not_depend_on_order_of_creation_or_place(tmp_path, write_
     assert len(identities) == 1
 
 
-def test_identity_is_the_same_when_nothing_changes(tmp_path, write_images):
-    write_images(tmp_path, "a/1.png", "b/1.png")
-    assert folder_source(tmp_path).identity == folder_source(str(tmp_path)).identity
+CHANGES = {
+    "add": lambda folder: (folder / "b" / "9.png").write_bytes(b"x"),
+    "remove": lambda folder: (folder / "a" / "2.png").unlink(),
+    "touch": lambda folder: os.utime(folder / "a" / "1.png", ns=(0, 10**18 + 1)),
+    "rename": lambda folder: (folder / "a" / "1.png").rename(folder / "a" / "0.png"),
+    "move to another class": lambda folder: (folder / "a" / "2.png").rename(folder / "b" / "2.png"),
+}
 
 
-def _add(folder: Path) -> None:
-    (folder / "b" / "9.png").write_bytes((folder / "a" / "1.png").read_bytes())
-
-
-def _remove(folder: Path) -> None:
-    (folder / "a" / "2.png").unlink()
-
-
-def _touch(folder: Path) -> None:
-    os.utime(folder / "a" / "1.png", ns=(0, (folder / "a" / "1.png").stat().st_mtime_ns + 1))
-
-
-def _grow(folder: Path) -> None:
+def grow(folder: Path) -> None:
     path = folder / "a" / "1.png"
-    status = path.stat()
     path.write_bytes(path.read_bytes() + b"\0")
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.utime(path, ns=(0, 10**18))
 
 
-def _rename(folder: Path) -> None:
-    (folder / "a" / "1.png").rename(folder / "a" / "0.png")
-
-
-def _move_to_another_class(folder: Path) -> None:
-    (folder / "a" / "2.png").rename(folder / "b" / "2.png")
-
-
-@pytest.mark.parametrize("change", [_add, _remove, _touch, _grow, _rename, _move_to_another_class])
+@pytest.mark.parametrize("change", [*CHANGES.values(), grow], ids=[*CHANGES, "grow"])
 def test_identity_changes_with_the_files(tmp_path, write_images, change):
     write_images(tmp_path, "a/1.png", "a/2.png", "b/1.png")
+    os.utime(tmp_path / "a" / "1.png", ns=(0, 10**18))
     before = folder_source(tmp_path).identity
+    assert folder_source(str(tmp_path)).identity == before
     change(tmp_path)
     assert folder_source(tmp_path).identity != before
 
@@ -211,28 +154,47 @@ def test_known_classes_are_classes_without_images_too():
     assert source.classes == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("splits", [("train", "test"), ("Train", "Val"), ("training", "testing")], ids=str)
-def test_split_folders_in_any_spelling(tmp_path, write_images, splits):
-    source = folder_source(write_images(tmp_path, *(f"{split}/cat/1.png" for split in splits)))
+@pytest.mark.parametrize("train", ["train", "Train", "training"])
+@pytest.mark.parametrize("test", ["test", "testing", "Val", "valid", "validation"])
+def test_split_folders_in_any_spelling(tmp_path, write_images, train, test):
+    source = folder_source(write_images(tmp_path, f"{train}/cat/1.png", f"{test}/cat/1.png"))
     assert source.classes == ["cat"]
     assert sorted(str(item.split) for item in source.items) == ["test", "train"]
 
 
 @pytest.mark.parametrize(
-    "names", [["test/a/1.png"], ["Val/a/1.png", "test/2.png"], ["test/a/1.png", "2.png"]]
+    ("names", "told"),
+    [
+        (["test/a/1.png"], "has .* but no train; add it, or give the folder that holds"),
+        (["Val/a/1.png", "test/2.png"], "has .* but no train"),
+        (["test/a/1.png", "2.png"], "has .* but no train"),
+        (["train/a/1.png", "test/a/1.png", "val/a/1.png"], "test and val, all of them test images; keep one"),
+        (
+            ["train/a/1.png", "test/a/1.png", "x/1.png"],
+            "has test and train beside x; keep only train and test",
+        ),
+    ],
 )
-def test_classes_in_test_alone_are_refused(tmp_path, write_images, names):
-    with pytest.raises(SourceError, match=r"has .* but no train; add it, or give the folder that holds"):
+def test_unclear_splits_are_refused(tmp_path, write_images, names, told):
+    with pytest.raises(SourceError, match=told):
         folder_source(write_images(tmp_path, *names))
 
 
-def test_two_folders_for_one_split_are_refused(tmp_path, write_images):
-    names = [f"{split}/a/1.png" for split in ("train", "test", "val")]
-    with pytest.raises(SourceError, match="has test and val, all of them test images; keep one"):
-        folder_source(write_images(tmp_path, *names))
+def test_folders_for_the_terminal_are_shown_escaped(hostile_sources):
+    names = "; ".join(f"{name}/1.png ({name})" for name in ("<b>d", "b\\nc", "e\\x1b[2J"))
+    assert hostile_sources["folders for the terminal"].said == f"3 images: {names}"
 
 
-def test_split_folders_beside_something_else_are_refused(tmp_path, write_images):
-    write_images(tmp_path, "train/cat/1.png", "test/cat/1.png", "extra/1.png")
-    with pytest.raises(SourceError, match="has test and train beside extra; keep only train and test"):
-        folder_source(tmp_path)
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.tar"], True),
+        (["a.tar", "README.md"], True),
+        (["a.tar", "cat/1.png"], False),
+        (["1.png"], False),
+        ([], False),
+    ],
+    ids=str,
+)
+def test_what_counts_as_shards(names, expected):
+    assert is_shards(names) == expected

@@ -1,60 +1,119 @@
-"""CIFAR by path: the published folder, and the archive that it comes in."""
+"""CIFAR by name, by path and as the archive it comes in: every image, its checksums, pickles in its place."""
 
-import hashlib
-import pickle
-import tarfile
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from torchvision.datasets import CIFAR100
 
-from data.sources.base import SourceError
-from data.sources.named import open_source
+from data.build import build
+from data.sources.named import NAMED, open_source
+from tests.support.data_files import flip_bit, job, message_of
+from tests.support.hostile_files import assert_refused
+from tests.support.published_files import (
+    CIFAR,
+    CIFAR10_CLASSES,
+    CIFAR100_CLASSES,
+    pack_cifar,
+    publish_cifar,
+    write_cifar,
+)
 
-ARCHIVE, FOLDER = "cifar-100-python.tar.gz", "cifar-100-python"
-NAMES = [f"thing{number:02d}" for number in range(100)]
-LABELS = {"train": [7, 3, 99], "test": [0, 5]}
-
-
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with a small published CIFAR-100, unpacked and packed."""
-    folder = tmp_path / FOLDER
-    folder.mkdir()
-    for split, labels in LABELS.items():
-        rows = np.random.default_rng(len(labels)).integers(0, 256, (len(labels), 3072), dtype=np.uint8)
-        (folder / split).write_bytes(pickle.dumps({"data": rows, "fine_labels": labels}))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": NAMES}))
-    with tarfile.open(tmp_path / ARCHIVE, "w:gz") as tar:
-        tar.add(folder, FOLDER)
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", md5(folder / "train")]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", md5(folder / "test")]])
-    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": md5(folder / "meta")})
-    monkeypatch.setattr(CIFAR100, "tgz_md5", md5(tmp_path / ARCHIVE))
-    return tmp_path
+REFUSED = {
+    "a pickled batch": "differs from https://www.cs.toronto.edu",
+    "an archive of pickled batches": "differs from https://www.cs.toronto.edu",
+}
 
 
-def test_folder_and_archive_give_what_the_name_gives(place):
-    named, folder, archive = (open_source(name, str(place)) for name in ("cifar100", FOLDER, ARCHIVE))
-    assert named.labels == [NAMES[label] for labels in LABELS.values() for label in labels]
-    for source in (folder, archive):
-        assert (source.labels, source.splits) == (named.labels, named.splits)
-        for ours, theirs in zip(source.items, named.items, strict=True):
-            assert ours.name == theirs.name
-            assert ours.open().tobytes() == theirs.open().tobytes()
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_words(hostile_sources, name):
+    assert_refused(hostile_sources[name], REFUSED[name])
 
 
-def test_altered_archive_is_refused_when_loaded(place):
-    before = open_source(ARCHIVE, str(place)).identity
-    (place / ARCHIVE).write_bytes(b"altered")
-    source = open_source(ARCHIVE, str(place))
-    assert source.identity != before
-    with pytest.raises(
-        SourceError, match=r"differs from https://.*cifar-100-python\.tar\.gz .*download it again"
-    ):
-        _ = source.items
+@pytest.fixture(params=CIFAR)
+def cifar(request, tmp_path, monkeypatch):
+    """(name, root, what was written) of a small published CIFAR, unpacked and packed."""
+    written = write_cifar(tmp_path, request.param)
+    pack_cifar(tmp_path, request.param)
+    publish_cifar(monkeypatch, tmp_path, request.param)
+    return request.param, tmp_path, written
+
+
+def test_every_image_comes_with_its_label_and_split(cifar):
+    name, root, written = cifar
+    for given in (name, CIFAR[name].base_folder, CIFAR[name].filename):
+        source = open_source(given, str(root))
+        for split, (pixels, labels) in written.items():
+            items = [item for item in source.items if item.split == split]
+            assert [source.classes.index(item.label) for item in items] == labels
+            rows = [np.asarray(item.open()).transpose(2, 0, 1).ravel() for item in items]
+            assert np.array_equal(np.stack(rows), pixels)
+            assert [item.name for item in items] == [f"{split}/{index:05d}" for index in range(len(items))]
+
+
+def test_labels_keep_their_published_numbers(cifar):
+    name, root, _ = cifar
+    expected = CIFAR10_CLASSES if name == "cifar10" else CIFAR100_CLASSES
+    assert open_source(name, str(root)).classes == expected
+    assert len(expected) == NAMED[name].num_classes
+
+
+def test_cifar_becomes_shards_by_its_own_split(cifar, tmp_path):
+    name, root, written = cifar
+    dataset = build(open_source(name, str(root)), tmp_path / "out", job(image_size=32))
+    assert dataset.counts == {split: len(rows) for split, (rows, _) in written.items()}
+    train = written["train"][0].reshape(-1, 3, 1024) / 255
+    assert dataset.mean == pytest.approx(train.mean(axis=(0, 2)), abs=1e-6)
+    assert dataset.std == pytest.approx(train.std(axis=(0, 2)), abs=1e-6)
+
+
+def test_identity_is_known_without_reading(cifar):
+    name, root, _ = cifar
+    for given in (name, CIFAR[name].filename):
+        before = open_source(given, str(root)).identity
+        assert open_source(given, str(root)).identity == before
+        for path in (*(root / CIFAR[name].base_folder).iterdir(), root / CIFAR[name].filename):
+            path.write_bytes(b"altered")
+        assert open_source(given, str(root)).identity != before
+
+
+def message(name: str, root: Path) -> str:
+    return message_of(lambda: open_source(name, str(root)))
+
+
+def test_missing_and_packed_collections_are_told_how_to_get(tmp_path):
+    text = message("cifar10", tmp_path / "no where")
+    place = str(tmp_path / "no where" / "cifar-10-batches-py")
+    for part in (place, "does not exist; run python -m data.get cifar10 --root ", "data.root"):
+        assert part in text
+    assert "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz" in message("cifar100", tmp_path)
+    (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"")
+    told = f"is still packed; unpack it: tar -xzf cifar-100-python.tar.gz -C {tmp_path}"
+    assert told in message("cifar100", tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["altered", "missing", "meta altered", "meta missing", "empty"])
+def test_altered_cifar_is_refused(cifar, damage):
+    name, root, _ = cifar
+    folder = root / CIFAR[name].base_folder
+    batch = {"cifar10": "data_batch_3", "cifar100": "train"}[name]
+    path = folder / (CIFAR[name].meta["filename"] if damage.startswith("meta") else batch)
+    if damage == "empty":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    elif damage.endswith("missing"):
+        path.unlink()
+    else:
+        flip_bit(path, -9)
+    text = message(name, root)
+    assert text.startswith(f"{name} in {root} differs from https://www.cs.toronto.edu/~kriz/")
+    assert text.endswith("unpack it again")
+
+
+def test_altered_archive_is_refused_when_loaded(cifar):
+    name, root, _ = cifar
+    archive = CIFAR[name].filename
+    (root / archive).write_bytes(b"altered")
+    text = message(archive, root)
+    assert "differs from https://" in text
+    assert text.endswith("download it again")

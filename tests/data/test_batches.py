@@ -1,12 +1,6 @@
-"""A stream goes on exactly where it was: real processes, a real SIGKILL, one worker and two."""
+"""Streams of batches: the same for any number of workers and readers, and from any step on."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,88 +8,24 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from data.batches import Stream, paired_views
+from data.batches import paired_views
 from data.build import build
-from data.images import Images, ShardImages, open_images
+from data.images import ShardImages, open_images
 from data.part import Job
-from data.shards import MANIFEST_FILE, SCHEMA, Dataset, read_manifest
+from data.shards import MANIFEST_FILE, SCHEMA, Dataset
 from data.sources.base import folder_source
 from data.sources.noise import NoiseImages
 from data.stream import rank_part
-from tests.support.running import ROOT
+from tests.support.streams import BATCH, make_stream, of, write_stream_shards
 
-BATCH, STEPS = 8, 13  # of 40 training images: five batches an epoch, three images left over
 AUGMENTS = {"squares": "crop4+flip+autoaugment+cutout16", "frames": "rrc+flip"}
-WORKER = """
-import hashlib, sys, time, torch
-from pathlib import Path
-from tests.data.test_resume import make_stream
-torch.set_num_threads(1)
-shards, augment, log = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-rank, world, first = map(int, sys.argv[4:7])
-stream, labels, keys = make_stream(shards, augment, rank, world)
-with log.open("a") as out:
-    for step in range(first, 13):
-        indices = stream.indices(step)
-        pixels = stream.view(step, indices)
-        digest = hashlib.sha256(pixels.contiguous().numpy().tobytes() + labels[indices].numpy().tobytes())
-        out.write(f"{step} {digest.hexdigest()} {' '.join(keys[i] for i in indices)}\\n")
-        out.flush()
-        time.sleep(0.02)
-"""
 
 
-def make_stream(shards: Path, augment: str, rank: int, world: int) -> tuple[Stream, torch.Tensor, list[str]]:
-    images, labels = open_images(shards, "train")
-    keys = read_manifest(shards, "train", ["key"])["key"].to_pylist()
-    return of(images, augment, rank_part(BATCH, rank, world)), labels, keys
-
-
-def of(images: Images, augment: str, part: slice, name: str = "test") -> Stream:
-    cpu = torch.device("cpu")
-    return Stream.of(images, name, seed=5, batch_size=BATCH, augment=augment, part=part, device=cpu)
-
-
-@pytest.fixture(params=["squares", "frames"])
-def shards(request, tmp_path, write_images):
-    names = [f"train/{own}/{n}.png" for own in "ab" for n in range(20)]
-    images = write_images(tmp_path / "in", *names, "test/a/1.png", "test/b/1.png")
-    changes = {"short_side": 40, "encoding": "jpg"} if request.param == "frames" else {}
-    build(folder_source(images), tmp_path / "out", Job(3, 32, 0, 0.1, 0.0, shard_mb=0.05, **changes))
-    return tmp_path / "out", AUGMENTS[request.param]
-
-
-def start(shards: Path, augment: str, log: Path, rank: int, world: int, first: int = 0) -> subprocess.Popen:
-    numbers = map(str, (rank, world, first))
-    arguments = [str(shards), augment, str(log), *numbers]
-    return subprocess.Popen([sys.executable, "-c", WORKER, *arguments], cwd=ROOT)
-
-
-def lines(log: Path) -> dict[int, str]:
-    text = log.read_text() if log.exists() else ""
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    return {int(line.split(" ", 1)[0]): line.split(" ", 1)[1] for line in whole}
-
-
-@pytest.mark.parametrize(("shards", "world"), [("squares", 1), ("frames", 2)], indirect=["shards"])
-def test_killed_in_the_middle_of_an_epoch(shards, tmp_path, world):
-    place, augment = shards
-    whole = [tmp_path / f"whole-{rank}" for rank in range(world)]
-    killed = [tmp_path / f"killed-{rank}" for rank in range(world)]
-    for process in [start(place, augment, log, rank, world) for rank, log in enumerate(whole)]:
-        assert process.wait() == 0
-    running = [start(place, augment, log, rank, world) for rank, log in enumerate(killed)]
-    deadline = time.monotonic() + 60
-    while min(len(lines(log)) for log in killed) < 3 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    for process in running:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    last = min(max(lines(log)) for log in killed)
-    assert 2 <= last < STEPS - 1
-    for process in [start(place, augment, log, rank, world, last + 1) for rank, log in enumerate(killed)]:
-        assert process.wait() == 0
-    assert [lines(log) for log in killed] == [lines(log) for log in whole]
+@pytest.fixture(scope="module", params=["squares", "frames"])
+def shards(request, tmp_path_factory):
+    """40 training images as squares or whole frames, with an augmentation for them. Not to be changed."""
+    place = tmp_path_factory.mktemp("stream")
+    return write_stream_shards(place, request.param), AUGMENTS[request.param]
 
 
 def test_worlds_see_the_same_global_batches(shards):
@@ -110,12 +40,9 @@ def test_worlds_see_the_same_global_batches(shards):
         assert sorted(labels[indices].unique().tolist()) == [0, 1]
 
 
-@pytest.mark.parametrize("readers", [1, 2, 7])
-def test_number_of_readers_does_not_matter(shards, readers):
+def test_number_of_readers_does_not_matter(shards):
     place, augment = shards
-    one, some = (
-        of(ShardImages(place, "train", num), augment, rank_part(BATCH, 0, 1)) for num in (1, readers)
-    )
+    one, some = (of(ShardImages(place, "train", num), augment, rank_part(BATCH, 0, 1)) for num in (1, 7))
     assert all(
         one.view(step, one.indices(step)).equal(some.view(step, some.indices(step))) for step in (3, 8)
     )

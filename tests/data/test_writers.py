@@ -1,0 +1,105 @@
+"""Images as arrays and pictures for other tools, in the manifest's order, whole or not there."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import writers
+from data.folders import UNFINISHED
+from data.images import open_images
+from data.writers import write_npz, write_pngs
+from tests.support.pixels import as_rgb
+
+WRITERS = pytest.mark.parametrize("write", [write_npz, write_pngs], ids=["npz", "png"])
+
+
+@pytest.fixture(autouse=True)
+def several_batches(monkeypatch):
+    monkeypatch.setattr(writers, "_BATCH_BYTES", 500)  # four RGB images of 6x6, or thirteen grey ones
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_npz_is_what_numpy_writes(known_shards, tmp_path, split):
+    """Members as `numpy.savez` has them, stored without a time, as the evaluator streams them."""
+    write_npz(tmp_path / "new" / "a.npz", *open_images(known_shards.folder, split))
+    expected, labels = io.BytesIO(), np.array(known_shards.labels[split], dtype=np.int64)
+    np.savez(expected, as_rgb(known_shards.pixels[split]), labels)
+    with zipfile.ZipFile(tmp_path / "new" / "a.npz") as made, zipfile.ZipFile(expected) as theirs:
+        assert made.namelist() == theirs.namelist() == ["arr_0.npy", "arr_1.npy"]
+        assert [made.read(name) for name in made.namelist()] == [theirs.read(n) for n in theirs.namelist()]
+        stored = {(info.compress_type, info.date_time) for info in made.infolist()}
+    assert stored == {(zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.npz"]
+
+
+def test_npz_has_the_same_bytes_again_and_in_other_batches(own_shards, tmp_path, monkeypatch):
+    images, labels = open_images(own_shards.folder, "train")
+    write_npz(tmp_path / "a.npz", images, labels)
+    monkeypatch.setattr(writers, "_BATCH_BYTES", 1 << 20)
+    write_npz(tmp_path / "b.npz", images, labels)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_pngs_are_the_images(known_shards, tmp_path, there):
+    folder = tmp_path / "new" / "png"
+    if there:
+        folder.mkdir(parents=True)
+    write_pngs(folder, *open_images(known_shards.folder, "train"))
+    pixels, labels = known_shards.pixels["train"], known_shards.labels["train"]
+    assert sorted(p.name for p in folder.iterdir()) == [f"{n:06d}_{y}.png" for n, y in enumerate(labels)]
+    for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        made = np.asarray(Image.open(folder / f"{number:06d}_{label}.png"))
+        assert np.array_equal(made, image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+    assert [path.name for path in folder.parent.iterdir()] == ["png"]
+
+
+class Failing:
+    """Five grey images, of which the last cannot be read: `fail` is called instead."""
+
+    shards = centre = None
+
+    def __init__(self, fail) -> None:
+        self.fail = fail
+
+    def __len__(self) -> int:
+        return 5
+
+    def get(self, indices, crops=None) -> torch.Tensor:
+        if 4 in indices:
+            self.fail()
+        return torch.zeros(len(indices), 1, 20, 20, dtype=torch.uint8)
+
+
+@WRITERS
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
+def test_failure_leaves_nothing(tmp_path, write, error):
+    def fail() -> None:
+        (left,) = tmp_path.iterdir()  # what a kill would leave
+        assert (left.name[:3], left.name.endswith(UNFINISHED)) == (".a.", True)
+        raise error("planted")
+
+    with pytest.raises(error, match="planted"):
+        write(tmp_path / "a", Failing(fail), torch.zeros(5, dtype=torch.int64))
+    assert list(tmp_path.iterdir()) == []
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    "labels", [torch.zeros(10).long(), torch.zeros(11), torch.zeros(11, 1).long()], ids=["few", "float", "2d"]
+)
+def test_labels_must_fit(own_shards, tmp_path, write, labels):
+    images, _ = open_images(own_shards.folder, "train")
+    with pytest.raises(ValueError, match=r"labels: \(.*; give \(11,\) torch.int64"):
+        write(tmp_path / "a", images, labels)
+    assert not (tmp_path / "a").exists()
+
+
+def test_progress_is_told(own_shards, tmp_path):
+    told = []
+    write_npz(tmp_path / "a.npz", *open_images(own_shards.folder, "train"), lambda *done: told.append(done))
+    assert told == [(4, 11), (8, 11), (11, 11)]
