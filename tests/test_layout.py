@@ -11,9 +11,9 @@ OTHERS = ("support", "faults", "deploy", "benchmarks")  # folders of tests/ that
 # Modules without a test file of their name: what tests them, and why they have none of their own.
 ELSEWHERE = {
     "tests/pipelines/test_results.py: a whole run goes through them, and its result shows their work": (
-        "pipelines/__main__.py pipelines/commands/session.py pipelines/commands/options.py pipelines/curves.py"
-        " pipelines/compute/channel.py pipelines/compute/worker_start.py pipelines/stages/inputs.py"
-        " pipelines/stages/train_stage1.py pipelines/stages/training.py"
+        "pipelines/__main__.py pipelines/commands/session.py pipelines/commands/options.py"
+        " pipelines/curves.py pipelines/compute/channel.py pipelines/compute/worker_start.py"
+        " pipelines/stages/inputs.py pipelines/stages/train_stage1.py pipelines/stages/training.py"
     ),
     "tests/pipelines/tracking/test_record.py: what they draw or log is looked at in MLflow": (
         "pipelines/stages/charts.py pipelines/stages/pictures.py pipelines/tracking/archive.py"
@@ -34,7 +34,8 @@ ELSEWHERE = {
     "tests/faults/test_nodes.py: needs a cluster that loses nodes": "pipelines/compute/team.py",
     "tests/faults/test_cluster.py: needs a cluster of several nodes": "pipelines/compute/nodes.py",
     "tests/sweeps/test_tune_pgd.py: a real sweep goes through them": (
-        "sweeps/figures.py sweeps/jobs.py sweeps/results.py sweeps/session.py sweeps/trial.py sweeps/tuning.py"
+        "sweeps/figures.py sweeps/jobs.py sweeps/results.py sweeps/session.py"
+        " sweeps/trial.py sweeps/tuning.py"
     ),
     "tests/atjem/test_ranks.py: two processes and one agree": "atjem/models/synced_norm.py",
     "tests/data/test_decode.py: names and limits of formats": "data/formats.py",

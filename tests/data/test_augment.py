@@ -222,6 +222,7 @@ def test_draws_are_a_function_of_seed_and_step():
     assert len({seed for drawn in first for seed in drawn[:, SEED].tolist()}) == 64 * len(keys)
 
 
+@pytest.mark.slow
 def test_views_are_the_same_in_every_process(run_python):
     code = (
         "import hashlib, torch; from data.augment import Augmentation;"

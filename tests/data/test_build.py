@@ -36,6 +36,7 @@ def interrupted(tasks):
     yield
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_in_any_order_writes_the_same_bytes(tmp_path, pets):
     build(pets, tmp_path / "one", job())
     build(pets, tmp_path / "backwards", job(), spread=lambda tasks: (t.make() for t in reversed(list(tasks))))
@@ -190,6 +191,7 @@ def test_description_says_how_images_are_stored(tmp_path, pets):
     assert lossless[0].equal(lossless[1])
 
 
+@pytest.mark.slow
 def test_max_images_are_made_up_for_what_cannot_be_decoded(tmp_path, write_images):
     images = write_images(tmp_path / "in", *(f"a/{n:02d}.png" for n in range(40)))
     for number in range(0, 40, 3):

@@ -161,6 +161,7 @@ def test_manifest_that_cannot_be_read(own_shards, tmp_path, capsys):
     refusal(capsys, own_shards.folder, code=1, split="test", npz=tmp_path / "a.npz")
 
 
+@pytest.mark.slow
 def test_command_of_the_readme(own_shards, tmp_path, run_python):
     (command,) = re.findall(r"^python (-m data\.export .*?) *(?:#.*)?$", README, flags=re.MULTILINE)
     places = {"SHARDS": own_shards.folder, "IMAGES.npz": tmp_path / "a.npz", "PICTURES": tmp_path / "png"}

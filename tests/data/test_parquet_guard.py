@@ -43,6 +43,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     return ask_each(ASK_PREPARED, write_prepared(tmp_path_factory.mktemp("prepared")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PREPARED)
 def test_prepared_shards_from_elsewhere_are_checked_in_bounds(prepared, name):
     assert PREPARED[name] in prepared[name].said

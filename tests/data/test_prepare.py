@@ -24,6 +24,7 @@ def refusal(capsys: pytest.CaptureFixture[str], code: int = 2, **options: object
     return line
 
 
+@pytest.mark.slow
 def test_every_process_writes_the_same_bytes(tmp_path, write_images, run_python):
     images = write_images(tmp_path / "two words", *(f"naïve 猫/{number}.png" for number in range(10)))
     options = {"image_size": 4, "short_side": 5, "encoding": "jpg", "max_images": 4}
@@ -104,6 +105,7 @@ def test_command_refuses_an_altered_collection_in_one_line(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_command_names_all_collections_in_its_help(run_python):
     done = run_python("-m", "data.prepare", "--help", COLUMNS="300")
     assert all(name in done.stdout for name in (*NAMED, "photographs-K"))

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from pipelines.stages.inputs import load_network
 from pipelines.stages.reference import read_held_out
 from pipelines.stages.sample_parts import Makers
 from pipelines.stages.sampler import FrechetCurve, Sampler
-from tests.support.running import ROOT, command, reduced_arguments
+from tests.support.running import ROOT, command, reduced_arguments, wait_for
 from tests.support.stages import one_thread
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -58,17 +57,7 @@ def _wait_for_step(workdir: Path, step: int, process: subprocess.Popen[bytes], l
         steps = [int(p.name[5:]) for p in workdir.glob("checkpoints/train_stage2/*/step_*")]
         return max(steps, default=0) >= step
 
-    _wait_until(is_there, process, log)
-
-
-def _wait_until(is_there: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if is_there():
-            return
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.1)
-    pytest.fail(f"not there after 300 s: {log.read_text()}")
+    wait_for(is_there, process, log)
 
 
 def _newest(workdir: Path) -> Path:
@@ -168,7 +157,7 @@ def test_killed_sampling_and_autoattack_go_on_with_what_is_missing(pipeline, tmp
     for until, kept in (("evaluate_fidelity", sampled), ("evaluate_classifier", attacked)):
         log = tmp_path / f"{until}.log"
         process = _start([*both, "--until", until], log)
-        _wait_until(lambda kept=kept: any(made(kept)), process, log)
+        wait_for(lambda kept=kept: any(made(kept)), process, log)
         process.kill()
         process.wait(60)
         time.sleep(5)  # its Ray processes notice within seconds and end

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from pipelines.graph import STAGES
 from pipelines.recipe import shipped_recipes
 from tests.support.running import ROOT
@@ -21,6 +23,7 @@ print(sorted({"torch", "ray", "mlflow"} & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_plan_needs_no_data_and_no_torch(tmp_path):
     names = shipped_recipes()
     command = [sys.executable, "-c", PLAN_ALL, str(tmp_path), *names]

@@ -176,6 +176,7 @@ def test_no_secret_is_anywhere_after_a_failure(watch):
     assert holding(failed.folders) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -200,6 +201,7 @@ def test_no_secret_is_said_without_a_run(cli, images, monkeypatch, tmp_path, wor
     assert holding((tmp_path,)) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_no_secret(checkout, images, place):
     command = [sys.executable, str(checkout / "sweeps" / "tune_pgd.py"), "--set", f"data.in={images}"]
     done = subprocess.run(

@@ -151,6 +151,7 @@ def test_our_own_checkpoints_are_never_unpickled(tmp_path, mark, inputs, file):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_refuses_it_too(checkpoint, mark, tmp_path):
     sets = [word for override in overrides(checkpoint) for word in ("--set", override)]
     words = ["--pipeline", "digits", "--workdir", str(tmp_path / "runs"), *sets]

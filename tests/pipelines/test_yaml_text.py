@@ -61,6 +61,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
 def test_recipe_is_refused(answers, name):
     assert TEXTS[name][1] in answers[name].said

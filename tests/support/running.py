@@ -105,7 +105,7 @@ def wait_for(happened: Callable[[], object], process: subprocess.Popen[bytes], l
     while not happened():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def git(folder: Path, *words: str) -> None:

@@ -186,7 +186,7 @@ INNER = tar_of({"n01_1.JPEG": jpeg(1), "n01_2.JPEG": jpeg(2)})
 TRAIN, TREE, DEVKIT = "ILSVRC2012_img_train.tar", (train_tree, val_flat, devkit_tar), "ILSVRC2012_devkit_t12"
 UNPACKED, META = (train_tree, val_flat, devkit_folder), f"{DEVKIT}/data/meta.mat"
 REFUSED = {
-    "no devkit, flat": ((train_tree, val_flat), f"put {DEVKIT}.tar.gz beside it"),
+    "no devkit, flat": ((train_tree, val_flat), f"put {DEVKIT}.tar.gz there"),
     "no devkit, packed": ((train_tar, val_tar), f"put {DEVKIT}.tar.gz beside it"),
     "no train, flat": ((val_flat, devkit_tar), f"lacks train/ and {TRAIN}; put one of them there"),
     "no train, packed": ((val_tar, devkit_tar), f"lacks train/ and {TRAIN}; put one of them there"),

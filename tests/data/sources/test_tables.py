@@ -37,6 +37,7 @@ def message(path: Path) -> str:
     return message_of(lambda: table_source(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_words(hostile_sources, name):
     assert_refused(hostile_sources[name], REFUSED[name])

@@ -139,6 +139,7 @@ def _row(text: str, name: str) -> list[str]:
 THREE = ("three seed=0", "three seed=1", "three seed=2")
 
 
+@pytest.mark.slow
 def test_seeds_that_other_code_made_are_told(compare):
     result = compare("code 0", "code 1")
     assert result.code == 0
@@ -370,6 +371,7 @@ def test_an_address_that_is_none(compare):
     assert result.errors[0].startswith("error: --tracking-uri: 'nowhere'; ")
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(archive, tmp_path):
     words = ["-m", "pipelines", "compare", *THREE, "larger", "--tracking-uri", archive.uri, "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

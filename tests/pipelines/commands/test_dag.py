@@ -75,6 +75,7 @@ def test_bad_input_is_one_line(dag, tmp_path, words, named):
     assert named in found.errors[0]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(tmp_path):
     command = [sys.executable, "-m", "pipelines", "dag", "--pipeline", "digits", "--workdir", str(tmp_path)]
     with Path("/dev/full").open("w") as full:

@@ -7,6 +7,7 @@ from pipelines.stages.tensors import ENERGIES_FILE, read_tensors
 from tests.support.stages import make_context
 
 
+@pytest.mark.slow
 def test_classifier_figures_all_say_what_they_depend_on(inputs, tmp_path):
     changes = ("evaluate.robust.attack=pgd", "evaluate.robust.num_images=40", "evaluate.robust.pgd_steps=2")
     context = make_context(tmp_path, inputs, *changes, node="evaluate_classifier")

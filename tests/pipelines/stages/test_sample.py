@@ -19,22 +19,9 @@ from pipelines.stages.inputs import as_float, load_network
 from pipelines.stages.reference import open_extractor
 from pipelines.stages.sampler import Sampler
 from pipelines.stages.tensors import read_tensors
-from tests.support.stages import make_context, one_thread
+from tests.support.stages import make_context
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def same_threads():
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, inputs):
-    """A finished stage: its context and its facts."""
-    context = make_context(tmp_path_factory.mktemp("made"), inputs)
-    return context, stage.run(context)
 
 
 def pixels(context):

@@ -201,6 +201,7 @@ loop.run(context, range(0))
 """
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs_ends_its_process_and_leaves_its_stack(tmp_path, data):
     code = HANGING.format(folder=str(tmp_path / "hung"), data=str(data))
     done = subprocess.run(

@@ -47,6 +47,7 @@ def test_run_is_open_before_anything_begins_and_has_its_id(courier, store):
     assert MlflowClient(store.uri).get_run(run).info.status == "RUNNING"
 
 
+@pytest.mark.slow
 def test_run_that_cannot_be_opened_leaves_nothing_behind(tmp_path, screen):
     store = Server(tmp_path, f"http://127.0.0.1:{free_port()}")
     with Courier(store, "recipe", screen) as courier, pytest.raises(UndeliveredError, match="refused"):
@@ -168,6 +169,7 @@ def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, sto
     assert run.data.tags["mlflow.note.content"].startswith("![figures/grid.png](get-artifact?path=")
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_waited_for_without_the_driver(courier, store, screen, tmp_path):
     """Training gets a name for its run at once; MLflow gives up on a locked database after 20 seconds."""
     parent = _begin(courier)

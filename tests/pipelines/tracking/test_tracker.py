@@ -59,6 +59,7 @@ def test_more_points_than_one_call_takes(tracker):
     assert len(tracker.client.get_metric_history(run, "stage1_b")) == 700
 
 
+@pytest.mark.slow
 def test_run_of_a_dead_process_is_closed(tracker, tmp_path):
     code = (
         "import sys; from pathlib import Path; from pipelines.tracking.tracker import Tracker\n"

@@ -89,6 +89,7 @@ def test_training_goes_on_while_checkpoints_cannot_be_written(disk, data, tmp_pa
     assert not list(own.checkpoints.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_must_be_written_and_the_same_training_goes_on_later(disk, data, tmp_path):
     own = context(tmp_path / "run", data, disk / "checkpoints")
     ballast = fill(disk, int(1.5 * CHECKPOINT))

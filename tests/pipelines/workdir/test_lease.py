@@ -63,6 +63,7 @@ def test_lease_of_a_killed_run_of_this_machine_is_free_at_once(at):
         assert held
 
 
+@pytest.mark.slow
 def test_lease_of_another_machine_expires(at, monkeypatch):
     monkeypatch.setattr(leasing, "EXPIRES", 4.0)
     remote, waited = at("a").remote, []
@@ -74,6 +75,7 @@ def test_lease_of_another_machine_expires(at, monkeypatch):
     assert waited == ["7 on elsewhere"]
 
 
+@pytest.mark.slow
 def test_lease_that_is_renewed_does_not_expire(at, monkeypatch):
     monkeypatch.setattr(leasing, "EXPIRES", 4.0)
     monkeypatch.setattr(leasing, "_RENEWED", 0.5)
@@ -84,6 +86,7 @@ def test_lease_that_is_renewed_does_not_expire(at, monkeypatch):
         assert Lease(remote).claim() is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", [True, False], ids=["taken", "free"])
 def test_run_that_lost_the_store_for_long(at, through, monkeypatch, taken):
     """It learns that another has the workdir by then; or takes it anew when nobody has."""
@@ -109,6 +112,7 @@ def test_run_that_lost_the_store_for_long(at, through, monkeypatch, taken):
     assert bool(lost) == taken
 
 
+@pytest.mark.slow
 def test_renewal_that_came_too_late_is_none(at, monkeypatch):
     """It was begun in time, and tried again until another had the workdir."""
     monkeypatch.setattr(leasing, "EXPIRES", 4.0)

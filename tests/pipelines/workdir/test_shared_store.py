@@ -114,6 +114,7 @@ def test_killed_upload_leaves_nothing_that_counts(at, server, through, tmp_path)
     assert store.manifest("sample", FINGERPRINT) is not None
 
 
+@pytest.mark.slow
 def test_connection_that_stays_away_is_one_line_after_some_tries(at, through, tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.workdir.remote._PAUSES", (0.1, 0.1))
     store = at("a", through.port)

@@ -1,0 +1,23 @@
+"""One thread, so that results can be compared bit for bit, and a finished sampling stage."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pipelines.context import StageContext
+from pipelines.stages import sample
+from tests.support.stages import make_context, one_thread
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_threads() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, inputs) -> tuple[StageContext, dict[str, Any]]:
+    """A finished stage: its context and its facts. Read-only."""
+    context = make_context(tmp_path_factory.mktemp("made"), inputs)
+    return context, sample.run(context)
