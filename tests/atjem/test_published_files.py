@@ -182,7 +182,8 @@ def test_refused_in_words(answers, name):
     [(Evil(), "holds pickled objects besides tensors"), (argparse.Namespace(lr=0.1), "(argparse.Namespace)")],
     ids=["call", "namespace"],
 )
-def test_pickled_objects_are_named_with_the_way_out(objects, said, sources, save):
+def test_pickled_objects_are_named_with_the_way_out(objects, said, sources, save, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOSTILE_MARK", str(tmp_path / "ran"))
     message = refused(network("wrn-16-1"), save({"model": sources["wrn-16-1"].state_dict(), "args": objects}))
     assert said in message
     assert "torch.save({'model': torch.load('weights.pt', weights_only=False, pickle_module=dill)" in message
