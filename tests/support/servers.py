@@ -233,9 +233,8 @@ def proxy_of(port: int) -> Iterator[Proxy]:
 
 
 def _program(name: str) -> str | None:
-    """Of PostgreSQL, which Debian keeps outside the path."""
-    found = shutil.which(name) or next(iter(glob(f"/usr/lib/postgresql/*/bin/{name}")), None)
-    return found and os.path.realpath(found)
+    """Of PostgreSQL: Debian keeps its programs outside the path, and wrappers of some on it."""
+    return next(iter(glob(f"/usr/lib/postgresql/*/bin/{name}")), None) or shutil.which(name)
 
 
 def no_postgres() -> str:
