@@ -29,6 +29,13 @@ _NUM_IMAGES = {"train": 11, "test": 5}
 _SHARD_IMAGES = 4
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of hostile collections are slow, whichever comes first: all of them share one process."""
+    for item in items:
+        if "hostile_sources" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclass(frozen=True)
 class KnownShards:
     """A folder of shards with the pixels and labels that were put into it, in the manifest's order."""

@@ -79,6 +79,7 @@ def test_paired_views_are_those_of_each_stream(shards):
     assert views[1].equal(weak.view(2, indices))
 
 
+@pytest.mark.slow
 def test_in_the_middle_of_imagenet(tmp_path, write_images):
     """Image one million of 1.28 million, in 1,282 shards, of which only those of one batch are there."""
     num, per_shard, position = 1_281_167, 1000, 1_000_000

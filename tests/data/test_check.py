@@ -36,6 +36,7 @@ def test_command_names_the_damage(own_shards, capsys):
     assert (code, json.loads(out)) == (1, {"folder": str(own_shards.folder), "damaged": [line]})
 
 
+@pytest.mark.slow
 def test_command_exits_2_without_a_manifest(own_shards, tmp_path, run_python):
     done = run_python("-m", "data.check", own_shards.folder.parent)
     hint = f"give {own_shards.folder}"

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import typer
+from torchvision.datasets import CIFAR10
 
 from data.fetching.openimages import BUCKET
 from data.get import main
 from data.sources.base import folder_source
 from tests.support.origin import command, name_of, publish, write_list
+from tests.support.published_files import publish_cifar, write_cifar
 from tests.support.running import ROOT
+from tests.support.servers import free_port
 
 
 def get(name: str, root: Path, **options: object) -> None:
@@ -68,6 +71,18 @@ def test_bad_usage_is_one_line_and_writes_nothing(tmp_path, capsys, name, option
     assert code == 2
     assert re.match(f"error: {name}: {words}", line)
     assert not (tmp_path / "root").exists()
+
+
+def test_published_collections_are_fetched_or_explained(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{free_port()}/{CIFAR10.filename}")
+    code, line = refusal(capsys, "cifar10", tmp_path)
+    assert code == 1
+    assert re.match("error: cifar10: .*Connection refused.*; download http://127", line)
+    write_cifar(tmp_path, "cifar10")
+    publish_cifar(monkeypatch, tmp_path, "cifar10")
+    get("cifar10", tmp_path)
+    assert capsys.readouterr().out == f"cifar10: 30 images in {tmp_path / CIFAR10.base_folder}\n"
 
 
 def test_root_that_is_a_file_is_refused(tmp_path, capsys):

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -158,10 +157,9 @@ ZEROS = bytes(1 << 24)
 
 def write_bombs(folder: Path) -> dict[str, Path]:
     """Some hundred kilobytes each, of hundreds of megabytes unpacked."""
-    with gzip.open(folder / "bomb.tar.gz", "wb") as file:
-        for _ in range(20):
-            file.write(ZEROS)
-    with zipfile.ZipFile(folder / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    packed = gzip.compress(ZEROS) * 17  # gzip's members follow one another
+    (folder / "bomb.tar.gz").write_bytes(packed)
+    with zipfile.ZipFile(folder / "bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("cat/1.png", GOOD)
         archive.writestr("../../out.png", GOOD)
         with archive.open("cat/2.png", "w", force_zip64=True) as out:
@@ -169,10 +167,8 @@ def write_bombs(folder: Path) -> dict[str, Path]:
                 out.write(ZEROS)
     idx = folder / "idx"
     idx.mkdir()
-    with gzip.open(idx / "train-images-idx3-ubyte.gz", "wb") as file:
-        file.write(bytes((0, 0, 8, 3)) + struct.pack(">III", 10**6, 1000, 1000))
-        for _ in range(50):
-            file.write(ZEROS)
+    shape = bytes((0, 0, 8, 3)) + struct.pack(">III", 10**6, 1000, 1000)
+    (idx / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(shape) + packed)
     (idx / "train-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1)) + struct.pack(">I", 1) + b"\0")
     return {"a packed tar": folder / "bomb.tar.gz", "a zip's member": folder / "bomb.zip", "packed idx": idx}
 
@@ -180,8 +176,8 @@ def write_bombs(folder: Path) -> dict[str, Path]:
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def parquet(path: Path, image: pa.Array, label: list[object] | None = None, **options: object) -> Path:
-    columns = {"image": image, "label": pa.array(label or [row % 2 for row in range(len(image))])}
+def parquet(path: Path, image: pa.Array | pa.ChunkedArray, **options: object) -> Path:
+    columns = {"image": image, "label": [row % 2 for row in range(len(image))]}
     pq.write_table(pa.table(columns), path, **options)
     return path
 
@@ -191,11 +187,9 @@ def repeated(size: int, rows: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([bytes(size)]))
 
 
-def large(size: int, rows: int) -> pa.Array:
-    """As many values of zeros, which take no memory as long as nobody writes to them."""
-    offsets = pa.py_buffer((np.arange(rows + 1) * size).astype(np.int32).tobytes())
-    zeros = pa.py_buffer(np.zeros(size * rows, dtype=np.uint8))
-    return pa.Array.from_buffers(pa.binary(), rows, [None, offsets, zeros])
+def large(size: int, rows: int) -> pa.ChunkedArray:
+    """As many values of zeros, which lie in memory once."""
+    return pa.chunked_array([pa.array([bytes(size)])] * rows)
 
 
 def varint(number: int) -> bytes:
@@ -261,9 +255,10 @@ def far_away(raw: bytes) -> bytes:
 
 def write_tables(folder: Path) -> dict[str, Path]:
     once = {"compression": "zstd", "store_schema": False, "dictionary_pagesize_limit": 1 << 30}
+    plain = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
     four = pa.table({"image": [b"abc"] * 4, "label": [0, 1, 0, 1]})
     zeros = pa.table({"image": large(64 << 20, 4), "label": [0, 1, 0, 1]})
-    labels = pa.DictionaryArray.from_arrays(pa.array([0] * 20, pa.int32()), pa.array(["x" * (8 << 20)]))
+    labels = pa.DictionaryArray.from_arrays(pa.array([0] * 20, pa.int32()), pa.array(["x" * (1 << 20)]))
     few = pa.array([GOOD] * 20)
     pq.write_table(pa.table({"image": few, "label": labels}), folder / "label.parquet", **once)
     invalid = pa.array([b"\xff\xfe"] * 20).view(pa.string())
@@ -273,10 +268,8 @@ def write_tables(folder: Path) -> dict[str, Path]:
     return {
         "rows without end": with_rows(folder / "rows.parquet", 10**12),
         "two million rows in a kilobyte": with_rows(folder / "many.parquet", 2 * 10**6),
-        "one value in every row": parquet(folder / "once.parquet", repeated(48 << 20, 40), **once),
-        "pages of zeros": parquet(
-            folder / "zeros.parquet", large(64 << 20, 10), compression="zstd", use_dictionary=False
-        ),
+        "one value in every row": parquet(folder / "once.parquet", repeated(16 << 20, 36), **once),
+        "pages of zeros": parquet(folder / "zeros.parquet", large(64 << 20, 9), **plain),
         "a nested schema": nested(folder / "nested.parquet", 50_000),
         "a pickled type": with_pickled_type(folder / "type.parquet"),
         "a long label": folder / "label.parquet",
@@ -354,6 +347,6 @@ def write_prepared(folder: Path) -> dict[str, Path]:
         (place / "dataset.json").write_text("[" * 100_000 if "deep" in place.name else sound)
     with_rows(folders["rows without end"] / "manifest.parquet", 10**12)
     nested(folders["a nested schema"] / "manifest.parquet", 50_000)
-    table = pa.table({"key": repeated(48 << 20, 40), "split": ["train"] * 40})
+    table = pa.table({"key": repeated(16 << 20, 36), "split": ["train"] * 36})
     pq.write_table(table, folders["one value in every row"] / "manifest.parquet", **once)
     return folders

@@ -141,7 +141,7 @@ def test_threads_open_at_once(tmp_path, suffix):
     assert found == [shown(picture(int(item.name[2:5]))) for item in items]
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_items_open_in_other_processes(tmp_path, start):
     names = [f"a/{number}.png" for number in range(4)]
     archives = [write_archive(tmp_path / f"x{kind}", names) for kind in (".zip", ".tar", ".tgz")]

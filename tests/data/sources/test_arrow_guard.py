@@ -8,7 +8,6 @@ REFUSED = {"an Arrow value far away": "out of bounds", "a packed Arrow stream": 
 READ = {"a pickled type": "4 images: " + "; ".join(f"type.parquet/{row} ({row % 2})" for row in range(4))}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_words(hostile_sources, name):
     assert_refused(hostile_sources[name], REFUSED[name])

@@ -148,6 +148,7 @@ def test_every_layout_gives_the_same_images(tmp_path, parts):
     assert len(open_source("elsewhere", str(tmp_path)).items) == len(imagenet_folder(elsewhere).items) == 11
 
 
+@pytest.mark.slow
 def test_items_open_in_another_process_from_anywhere(tmp_path, monkeypatch):
     write(tmp_path, train_tar, val_tar, devkit_tar)
     monkeypatch.chdir(tmp_path)

@@ -72,7 +72,7 @@ def test_rows_without_an_image_are_bad_images(tmp_path):
     assert pixels_of(items[2]) == shown(picture(2))
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_items_open_in_other_processes(tmp_path, start):
     places = write_stream(tmp_path / "x"), write_parquet(tmp_path / "1.parquet")
     items = [item for place in places for item in table_source(place).items]

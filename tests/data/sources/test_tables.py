@@ -25,7 +25,7 @@ from tests.support.tables import (
 )
 
 REFUSED = {
-    "a long label": "a name of 8,388,608 bytes",
+    "a long label": "a name of 1,048,576 bytes",
     "labels that are no text": "Invalid UTF8",
     "a path that is none": "which is no file",
     "a deep list": "is missing or damaged",
@@ -37,7 +37,6 @@ def message(path: Path) -> str:
     return message_of(lambda: table_source(path))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_words(hostile_sources, name):
     assert_refused(hostile_sources[name], REFUSED[name])
