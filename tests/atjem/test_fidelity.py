@@ -180,7 +180,7 @@ def test_too_few_images_are_refused(num_samples, num_reference):
 
 def test_extractor_gives_the_classifiers_features_and_logits(tmp_path, extractor, make_model, make_bytes):
     images = make_bytes(12, seed=0)
-    features = extract(extractor, [images])
+    features = extract(extractor, images.split(5))
     model, x = make_model(seed=2), images.float() / 255
     with torch.no_grad():
         torch.testing.assert_close(features.pooled, model.features(x).double(), atol=1e-6, rtol=1e-5)

@@ -230,6 +230,9 @@ def test_another_number_of_classes(sources, save):
         "(module.model.fc.weight has shape (5, 512), the network's (10, 512))"
     )
     assert expected in refused(network("resnet-18", num_classes=10), file)
+    file = save(sources["convnext-tiny-cvst"].state_dict())
+    message = refused(network("convnext-tiny-cvst", num_classes=7), file)
+    assert "it classifies into 5 classes, the network into 7 (head.fc.weight" in message
 
 
 def test_other_normalisation_by_robustness(sources, save):

@@ -21,7 +21,7 @@ from data.stream import rank_part
 from tests.support.learning import make_batch, tiny_network
 from tests.support.running import ROOT
 
-STEPS, BATCH, KINDS = 8, 8, ("stage1", "dat", "at", "jem")
+STEPS, BATCH, KINDS = 20, 8, ("stage1", "dat", "at", "jem")
 
 
 def make_objective(kind: str):

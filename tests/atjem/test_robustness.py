@@ -69,6 +69,13 @@ def test_autoattack_finds_exactly_the_images_within_reach(norm, num_classes, ite
     assert outcome.accuracy == pytest.approx(sum(radius > eps for radius in radii) / len(radii))
 
 
+def test_autoattack_of_a_classifier_that_is_always_wrong(make_classifier):
+    x, y = images_with_radii([0.4, 0.4], "L2", num_classes=4)
+    settings = {"norm": "L2", "eps": 0.1, "num_classes": 4, "seed": 0}
+    outcome = autoattack(make_classifier(4), x, (y + 1) % 4, **settings)
+    assert (outcome.accuracy, outcome.broken_by) == (0.0, [CLEAN, CLEAN])
+
+
 @pytest.mark.parametrize("num_classes", [2, 3, 4])
 @pytest.mark.parametrize("norm", NEAR)
 def test_pgd_finds_exactly_the_images_within_reach(norm, num_classes, make_classifier):

@@ -39,13 +39,18 @@ GPU = Gpu("toy", {"fp32": 100.0}, memory=10.0, launch=0.5, attack_launch=0.25)
 # Collectives
 
 
-def test_all_reduce():
-    assert all_reduce_seconds(100, 4, bandwidth=50, hop=0.5) == 2 * 3 / 4 * 100 / 50 + 2 * 2 * 0.5
+def test_times_of_collectives():
+    all_reduce, all_gather = 2 * 3 / 4 * 100 / 50 + 2 * 2 * 0.5, 3 / 4 * 100 / 50 + 3 * 0.5
+    assert all_reduce_seconds(100, 4, bandwidth=50, hop=0.5) == all_reduce
     assert all_reduce_seconds(100, 1, bandwidth=50, hop=0.5) == 0
+    assert all_gather_seconds(100, 4, bandwidth=50, hop=0.5) == all_gather
+    norms = synchronised_norm_seconds(10, 4, Fabric("toy", inside=1, between=1, hop=0.5))
+    assert norms == 10 * (3 * 0.5 + 2 * 2 * 0.5)  # a gather and a reduction a layer
 
 
-def test_all_gather():
-    assert all_gather_seconds(100, 4, bandwidth=50, hop=0.5) == 3 / 4 * 100 / 50 + 3 * 0.5
+@pytest.mark.parametrize(("between", "num", "expected"), [(100, 8, 400), (100, 16, 100), (900, 16, 400)])
+def test_bandwidth_is_the_narrowest_on_the_way(between, num, expected):
+    assert Fabric("toy", inside=400, between=between, hop=0).bandwidth(num) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,17 +60,6 @@ def test_the_backward_pass_hides_all_buckets_but_the_last(backward, left):
     """Four buckets of a second each, between two."""
     num_bytes = 4 * BUCKET_BYTES
     assert exposed_seconds(num_bytes, 2, bandwidth=BUCKET_BYTES, hop=0.0, backward=backward) == left
-
-
-def test_bandwidth_is_the_narrowest_on_the_way():
-    fabric = Fabric("toy", inside=400, between=100, hop=0)
-    assert (fabric.bandwidth(8), fabric.bandwidth(16)) == (400, 100)
-    assert Fabric("toy", inside=400, between=900, hop=0).bandwidth(16) == 400
-
-
-def test_shared_norms_are_a_gather_and_a_reduction_a_layer():
-    fabric = Fabric("toy", inside=1, between=1, hop=0.5)
-    assert synchronised_norm_seconds(10, 4, fabric) == 10 * (3 * 0.5 + 2 * 2 * 0.5)
 
 
 # A step
@@ -87,21 +81,17 @@ def test_operation_takes_the_longest_of_its_parts(operation, seconds):
 
 
 def test_step():
-    """Attacks: two steps of twice the images, three of the images; update; optimiser's traffic; reduction."""
+    """Attacks: two steps of twice the images, three of the images; update; optimiser's traffic; reduction.
+
+    One GPU talks to nobody.
+    """
     work = Work(10, [Operation(100, 0, 0)], [Operation(300, 0, 0)], [Operation(0, 0, 0)])
-    fabric = Fabric("toy", inside=50, between=50, hop=0.0)
-    step = step_time(
-        work,
-        2,
-        num_gpus=2,
-        classifier_steps=2,
-        contrastive_steps=5,
-        moments=1,
-        gpu=GPU,
-        fabric=fabric,
-        precision="fp32",
-        achieved=1.0,
+    counts = {"classifier_steps": 2, "contrastive_steps": 5, "moments": 1}
+    where = {"gpu": GPU, "fabric": Fabric("toy", inside=50, between=50, hop=0.0)}
+    step, alone = (
+        step_time(work, 2, num_gpus=num, **counts, **where, precision="fp32", achieved=1.0) for num in (2, 1)
     )
+    assert (alone.reduction, alone.gathers) == (0, 0)
     assert step.attacks == 2 * 4 + 3 * 2
     assert step.update == 6
     assert step.state == 0.5 + (2 * 1 + 3 + 3) * 4 * 10 / 10
@@ -109,13 +99,6 @@ def test_step():
     assert step.gathers == pytest.approx(2 * 64 / 50 + 2 * 0.5 * 4 * 4 / 50)
     assert step.curriculum == 20 * 0.5
     assert step.total == pytest.approx(14 + 6 + 32.5 + 0.8 + 2.88 + 10)
-
-
-def test_one_gpu_talks_to_nobody():
-    work = Work(10, [Operation(100, 0, 0)], [Operation(300, 0, 0)], [])
-    counts = {"num_gpus": 1, "classifier_steps": 1, "contrastive_steps": 1, "moments": 1}
-    step = step_time(work, 2, **counts, gpu=GPU, fabric=tables.FAST, precision="fp32", achieved=1.0)
-    assert (step.reduction, step.gathers) == (0, 0)
 
 
 @pytest.mark.parametrize("arch", ["resnet-18", "convnext-tiny-cvst"])
@@ -141,13 +124,10 @@ def test_half_precision_moves_less():
 # Data and checkpoints
 
 
-def test_checkpoint():
+def test_checkpoint_and_streams():
     """Model, average, two moments, the file to load, the best: six times four bytes."""
     assert checkpoint_bytes(10, 2, keeps_best=True) == 200
     assert checkpoint_bytes(10, 1, keeps_best=False) == 120
-
-
-def test_three_streams():
     assert images_needed(512, 3.0) == 512
 
 
@@ -185,10 +165,11 @@ def test_simulation_agrees_with_the_closed_form(nodes, interval, restart):
 
 
 def test_slow_uploads_and_waits_cost():
-    job = Failing(8, node_hours=2.0, pause=1, upload=0, restart=60, wait=0)
-    late = Failing(8, node_hours=2.0, pause=1, upload=200, restart=60, wait=0)
-    rare = Failing(8, node_hours=2.0, pause=1, upload=0, restart=60, wait=300)
-    plain, *worse = (mean_goodput(each, 100, 36000, 100) for each in (job, late, rare))
+    jobs = [
+        Failing(8, node_hours=2.0, pause=1, upload=upload, restart=60, wait=wait)
+        for upload, wait in ((0, 0), (200, 0), (0, 300))
+    ]
+    plain, *worse = (mean_goodput(each, 100, 36000, 100) for each in jobs)
     assert max(worse) < plain - 0.05
 
 

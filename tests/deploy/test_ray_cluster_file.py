@@ -70,20 +70,11 @@ def ec2(tmp_path, monkeypatch) -> Iterator[Any]:
 
 def _filled_in(ec2) -> dict:
     image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-    iam = boto3.client("iam")
-    arns = {
-        name: iam.create_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Arn"]
-        for name in ("head", "worker")
-    }
     group = ec2.create_security_group(GroupName="atjem", Description="atjem")["GroupId"]
-    values = {
-        "AMI_ID": image,
-        "SECURITY_GROUP_ID": group,
-        "REGISTRY": "registry.example/me",
-        "BUCKET": "bucket",
-        "HEAD_PROFILE_ARN": arns["head"],
-        "WORKER_PROFILE_ARN": arns["worker"],
-    }
+    values = {"AMI_ID": image, "SECURITY_GROUP_ID": group, "REGISTRY": "registry.example", "BUCKET": "bucket"}
+    for name in ("head", "worker"):
+        made = boto3.client("iam").create_instance_profile(InstanceProfileName=name)
+        values[f"{name.upper()}_PROFILE_ARN"] = made["InstanceProfile"]["Arn"]
     return yaml.safe_load(filled_in(FILE.read_text(encoding="utf-8"), values))
 
 
@@ -94,15 +85,14 @@ def test_machines_that_ray_up_asks_for(ec2):
     for kind, name in (("head", "head"), ("worker", "gpu")):
         node_config = config["available_node_types"][name]["node_config"]
         provider.create_node(node_config, {TAG_RAY_NODE_KIND: kind, TAG_RAY_USER_NODE_TYPE: name}, 1)
-    machines = {machine["InstanceType"]: machine for machine in _machines(ec2)}
+    reservations = ec2.describe_instances()["Reservations"]
+    machines = {one["InstanceType"]: one for held in reservations for one in held["Instances"]}
     head, worker = machines["m6i.2xlarge"], machines["p4d.24xlarge"]
     assert "InstanceLifecycle" not in head
     assert worker["InstanceLifecycle"] == "spot"
     assert head["IamInstanceProfile"]["Arn"].endswith("/head")
     assert worker["IamInstanceProfile"]["Arn"].endswith("/worker")
-    (group,) = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["atjem"]}])[
-        "SecurityGroups"
-    ]
+    (group,) = ec2.describe_security_groups(GroupNames=["atjem"])["SecurityGroups"]
     for machine in (head, worker):
         assert [own["GroupId"] for own in machine["SecurityGroups"]] == [group["GroupId"]]
     assert group["IpPermissions"] == []  # Ray opens nothing of its own
@@ -121,8 +111,3 @@ def test_setup_commands_bring_the_weights(ec2, tmp_path):
     (words,) = [words for name, words in commands().items() if "ray exec" in name]
     wanted = dict(text.split("=", 1) for text in overrides(words))["model.checkpoint"]
     assert Path(wanted.replace("/cache", str(tmp_path / "cache"))).read_bytes() == b"weights"
-
-
-def _machines(ec2) -> list[dict]:
-    reservations = ec2.describe_instances()["Reservations"]
-    return [machine for reservation in reservations for machine in reservation["Instances"]]

@@ -13,30 +13,29 @@ NOTE = Note(
 )
 
 
-def test_what_is_written_is_read(tmp_path):
-    NOTE.write(sweep_folder(Store(tmp_path), "digits-1"))
-    assert read_note(Store(tmp_path), "digits-1") == NOTE
-
-
-def test_secrets_are_not_kept(tmp_path):
+@pytest.fixture
+def folder(tmp_path):
+    """A sweep's folder with its note."""
     folder = sweep_folder(Store(tmp_path), "digits-1")
+    NOTE.write(folder)
+    return folder
+
+
+def test_what_is_written_is_read(tmp_path, folder):
+    assert read_note(Store(tmp_path), "digits-1") == NOTE
     replace(NOTE, storage="mysql://me:secret@host/db").write(folder)
     assert "secret" not in (folder / NOTE_FILE).read_text()
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"trials": -5', "[]"])
-def test_damage_is_one_line(tmp_path, damage):
-    folder = sweep_folder(Store(tmp_path), "digits-1")
-    NOTE.write(folder)
+def test_damage_is_one_line(tmp_path, folder, damage):
     (folder / NOTE_FILE).write_text(damage)
     with pytest.raises(BadInput, match="damaged: ") as caught:
         read_note(Store(tmp_path), "digits-1")
     assert "\n" not in str(caught.value)
 
 
-def test_a_space_that_is_gone_is_named(tmp_path):
-    folder = sweep_folder(Store(tmp_path), "digits-1")
-    NOTE.write(folder)
+def test_a_space_that_is_gone_is_named(tmp_path, folder):
     (folder / SPACE_FILE).unlink()
     with pytest.raises(BadInput, match=SPACE_FILE):
         read_note(Store(tmp_path), "digits-1")
