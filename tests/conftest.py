@@ -47,7 +47,7 @@ def pipeline() -> Callable[..., Result]:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory) -> Path:
-    """A reader's folder: the project's files, with a `runs/` and images of their own."""
+    """A user's working folder: links to the project's files, plus images."""
     place = tmp_path_factory.mktemp("project")
     for name in ("pipelines", "atjem", "data", "sweeps", "Makefile", "pyproject.toml", ".venv"):
         if (ROOT / name).exists():

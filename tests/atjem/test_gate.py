@@ -105,7 +105,7 @@ def judged(name: str, **changed: object) -> str:
     [(0, 0, PASSED), (2, 0, PASSED), (6, 0, FAILED), (40, 0, FAILED), (6, 70, FAILED), (6, 80, UNDECIDED)],
 )
 def test_square_may_break_what_chance_explains(square, before, expected):
-    """Of those that gradients had not broken before."""
+    """Counts only images that no gradient attack broke."""
     books = ["square"] * square + ["apgd-ce"] * before + [""] * (100 - square - before)
     assert judged("black box", attacked=Outcome(books, torch.zeros(100, 1, 2, 2))) == expected
 

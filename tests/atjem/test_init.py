@@ -17,7 +17,7 @@ OTHERS = {"ray", "mlflow", "optuna", "data", "pipelines", "sweeps"}
 
 
 def test_imports_load_no_more_than_they_need():
-    """In one fresh process: names and counts need no torch, and nothing needs another package of ours."""
+    """In a new process: names and counts import no torch, and nothing imports another package of ours."""
     code = "import sys, json; sys.stdout.write(json.dumps(list(sys.modules)) + '\\n')"
     lines = [f"{line}; {code}" for line in IMPORTS]
     count = "footprint.footprint('wrn-34-10', num_classes=10, channels=3, image_size=32, precision='bf16')"

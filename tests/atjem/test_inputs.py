@@ -1,4 +1,4 @@
-"""The public functions refuse what they cannot mean, in words, and take what they say."""
+"""Public functions accept the documented inputs and reject others with a clear error."""
 
 import numpy as np
 import pytest

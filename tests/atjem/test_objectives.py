@@ -1,4 +1,4 @@
-"""What attacks climb, by hand."""
+"""Attack objectives against values computed by hand."""
 
 import math
 

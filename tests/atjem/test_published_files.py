@@ -1,4 +1,4 @@
-"""Files of others: nothing in them runs, none takes memory beyond its own size, each is refused in words."""
+"""Hostile checkpoints: no code runs, memory stays bounded, and each is refused with a reason."""
 
 import argparse
 import json
@@ -63,7 +63,7 @@ def archive(path: Path, pickled: bytes) -> Path:
 
 
 def packed(path: Path) -> Path:
-    """Half a gigabyte of zeros in two megabytes."""
+    """An archive of two megabytes that unpacks to half a gigabyte of zeros."""
     archive(path, b"\x80\x02}.")
     with (
         zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as out,

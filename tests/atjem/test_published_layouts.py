@@ -1,4 +1,4 @@
-"""Names in published files: what wraps a network, and how the authors call its layers."""
+"""Parameter names in published files: wrapper prefixes and the authors' layer names."""
 
 import pytest
 import torch

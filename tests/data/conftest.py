@@ -13,7 +13,6 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 from PIL import Image
-from pyarrow import fs
 
 from data.decode import ENCODERS, encode_png
 from data.shards import Dataset, Encoded, write_manifest, write_split
@@ -24,6 +23,7 @@ from tests.support.hostile_files import ask_sources
 from tests.support.origin import Origin, serving
 from tests.support.planted import ACCESS_KEY, SECRET_KEY
 from tests.support.running import ROOT
+from tests.support.servers import bucket_of
 
 _NUM_IMAGES = {"train": 11, "test": 5}
 _SHARD_IMAGES = 4
@@ -143,16 +143,8 @@ def object_store() -> Iterator[str]:
 def bucket(object_store: str) -> str:
     """Address of a new, empty prefix in a bucket, credentials included: all that pyarrow.fs needs."""
     options = f"endpoint_override={object_store}&scheme=http&region=us-east-1"
-    connection = fs.S3FileSystem(
-        access_key=ACCESS_KEY,
-        secret_key=SECRET_KEY,
-        endpoint_override=object_store,
-        scheme="http",
-        region="us-east-1",
-        allow_bucket_creation=True,
-    )
     name = f"bucket-{uuid4().hex[:12]}"
-    connection.create_dir(name)
+    bucket_of(int(object_store.rpartition(":")[2])).create_dir(name)
     return f"s3://{ACCESS_KEY}:{SECRET_KEY}@{name}/shards?{options}"
 
 
@@ -166,5 +158,5 @@ def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
 
 @pytest.fixture(scope="session")
 def hostile_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
-    """What is said of each collection in tests/support/hostile_files.py."""
+    """How each collection of tests/support/hostile_files.py is answered."""
     return ask_sources(tmp_path_factory.mktemp("hostile"))

@@ -31,12 +31,12 @@ def pets(tmp_path, write_images) -> Source:
 
 
 def backwards(tasks):
-    """A spread that makes the last shard first."""
+    """Builds the shards in reverse order."""
     return (task.make() for task in reversed(list(tasks)))
 
 
 def interrupted(tasks):
-    """A spread that is stopped before its first shard."""
+    """Distributes no shard: it stops before the first one."""
     raise KeyboardInterrupt
     yield
 

@@ -24,7 +24,7 @@ def test_one_flipped_bit_names_one_sample(own_shards, victim, place):
 
 
 def test_every_damaged_sample_is_named(own_shards):
-    """In the image, in its label and in its tar header, which lie in the blocks before it."""
+    """Damages the image, its label, and its tar header, which precede it in the shard."""
     damaged = [rows(own_shards.folder)[index] for index in (1, 2, 9, 12)]
     for row, before in zip(damaged, (0, 1024, 512, 0), strict=True):
         flip_bit(own_shards.folder / row["shard"], row["offset"] - before)

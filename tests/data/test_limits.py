@@ -1,4 +1,4 @@
-"""Packed files that unpack to hundreds of megabytes."""
+"""Compressed files that unpack to hundreds of megabytes."""
 
 import pytest
 

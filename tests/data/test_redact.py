@@ -8,7 +8,7 @@ from data.redact import has_secrets, redact
 
 @pytest.mark.parametrize("sign", ["'", '"', " ", "/", "@", "%27", "\\", ":"])
 def test_signs_that_a_secret_may_hold(sign):
-    """An address is refused, or opened, without showing what stands before its last @."""
+    """The address is refused or opened, and the part before its last @ is never shown."""
     address = f"s3://KEY:planted{sign}SECRET@bucket/shards?region=us-east-1"
     assert has_secrets(address)
     try:

@@ -1,4 +1,4 @@
-"""Images as arrays and pictures for other tools, in the manifest's order, whole or not there."""
+"""Exported arrays and PNG files: in the manifest's order, and complete or absent."""
 
 import io
 import zipfile
@@ -59,7 +59,7 @@ def test_pngs_are_the_images(known_shards, tmp_path, there):
 
 
 class Failing:
-    """Five grey images, of which the last cannot be read: `fail` is called instead."""
+    """Five grey images. Reading the last one calls `fail`."""
 
     shards = centre = None
 

@@ -1,4 +1,4 @@
-"""A command that fetches images goes on where it was killed or interrupted."""
+"""A killed or interrupted download resumes."""
 
 import signal
 import subprocess
@@ -32,7 +32,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def begin_and_hang(origin: Origin, root: Path) -> tuple[list[str], list[str], subprocess.Popen[str]]:
-    """A command of which eight images have come and two workers hang half-way; 12 more are to come."""
+    """A running download: eight images are complete, two requests hang, twelve images are missing."""
     names = [name_of(number) for number in range(22)]
     publish(origin, *names)
     for name in names[8:10]:
@@ -51,7 +51,7 @@ def begin_and_hang(origin: Origin, root: Path) -> tuple[list[str], list[str], su
 
 
 def finish(origin: Origin, root: Path, names: list[str], arguments: list[str]) -> None:
-    """The same command completes the collection: what is there stays, what is half there is continued."""
+    """Repeating the command completes the collection: finished files stay, partial files resume."""
     origin.release.set()
     before = present(root / "openimages")
     assert sum(path.endswith(".jpg") for path in before) == 8

@@ -1,4 +1,4 @@
-"""A stream goes on exactly where it was: real processes, a real SIGKILL, one worker and two."""
+"""A stream resumes exactly: real processes, a real SIGKILL, one worker and two."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""N steps == k steps + power cut + the other N - k, bit for bit: one worker, two, and one of two lost."""
+"""N steps equal k steps, a power cut and N - k steps, bit for bit: with one worker and two."""
 
 import shutil
 import signal

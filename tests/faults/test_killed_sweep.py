@@ -1,4 +1,4 @@
-"""A sweep that is killed and resumed: nothing finished is lost, nothing is there twice."""
+"""A killed and resumed sweep loses no finished trial and duplicates none."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def _wait_for(workdir: Path, finished: int, process: subprocess.Popen[bytes], lo
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> Swept:
-    """Killed while a trial runs, and resumed to its end."""
+    """A sweep that was killed during a trial and then resumed to its end."""
     workdir = tmp_path_factory.mktemp("sweep")
     log = workdir / "first.log"
     process = _start(new_sweep(workdir), log)

@@ -13,7 +13,7 @@ CHANGED = "atjem/losses.py"
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """The project, committed, with a change that is not."""
+    """A checkout of the project with one uncommitted change."""
     folder = tmp_path_factory.mktemp("checkout") / "project"
     copy_project(folder, "atjem", "data", "pipelines")
     commit_all(folder)

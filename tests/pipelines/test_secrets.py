@@ -17,13 +17,13 @@ import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
-from pyarrow import fs
 
 from data.sources.base import SourceError
 from pipelines.stages.preprocess import _open_unchanged
 from pipelines.stages.report import _shown_setting
 from tests.support.planted import ACCESS_KEY, SECRET_KEY
 from tests.support.running import copy_project, reduced_arguments
+from tests.support.servers import bucket_of
 
 PLANTED = b"planted-"  # every secret begins with it
 ENVIRONMENT = {
@@ -51,10 +51,7 @@ def images() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    where = {"endpoint_override": f"{host}:{port}", "scheme": "http", "region": "us-east-1"}
-    bucket = fs.S3FileSystem(
-        access_key=ACCESS_KEY, secret_key=SECRET_KEY, allow_bucket_creation=True, **where
-    )
+    bucket = bucket_of(port)
     bucket.create_dir("images")
     rng = np.random.default_rng(0)
     for number in range(100):
@@ -62,7 +59,7 @@ def images() -> Iterator[str]:
         Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(picture, "PNG")
         with bucket.open_output_stream(f"images/{number % 4}/{number}.png") as out:
             out.write(picture.getvalue())
-    options = "&".join(f"{name}={value}" for name, value in where.items())
+    options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
     yield f"s3://{ACCESS_KEY}:{SECRET_KEY}@images?{options}"
     server.stop()
 

@@ -1,4 +1,4 @@
-"""Recipes and spaces from elsewhere: refused in one line, whatever they would run, fill or lead to."""
+"""Hostile recipes and search spaces are refused with one line."""
 
 import pytest
 

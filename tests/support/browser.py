@@ -38,7 +38,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Seen:
-    """A page with what it has written to its console as errors, and the addresses it has asked for."""
+    """A page, its console errors, and the addresses that it requested."""
 
     def __init__(self, page: Page) -> None:
         self.page, self.errors, self.requests = page, [], []
@@ -77,7 +77,7 @@ class Seen:
         assert [url for url in self.requests if not url.removeprefix("blob:").startswith(address)] == []
 
     def take(self, path: Path, height: int | None = None) -> None:
-        """A picture in 256 colours, small enough for a repository, that names no folder of this machine."""
+        """Saves a screenshot in 256 colours, without absolute paths of this machine."""
         self.page.evaluate(
             "root => { const words = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);"
             " while (words.nextNode())"
@@ -95,7 +95,7 @@ class Seen:
 def open_page(
     browser: Browser, url: str, *, width: int, height: int = 900, dark: bool = False, chosen: bool = True
 ) -> Seen:
-    """A new page in a profile of its own. chosen: as in a browser that has seen MLflow's training pages."""
+    """Opens a page in a new profile. chosen: MLflow's view of training runs is already selected."""
     scheme = "dark" if dark else "light"
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     context.set_default_timeout(60_000)

@@ -57,7 +57,7 @@ def write_images(root: Path, *names: str) -> Path:
 
 
 def plain_source(counts: dict[str | None, int]) -> Source:
-    """That many 4x4 pictures of each class without any file; every picture is different."""
+    """In-memory 4x4 images, `num` for each class, all different."""
     items = []
     for label, num in counts.items():
         for number in range(num):

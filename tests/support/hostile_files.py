@@ -1,4 +1,4 @@
-"""Files made to harm, and what code says of them in a process of its own."""
+"""Hostile files, and a process that opens them and reports the result."""
 
 import gzip
 import io
@@ -188,7 +188,7 @@ def repeated(size: int, rows: int) -> pa.Array:
 
 
 def large(size: int, rows: int) -> pa.ChunkedArray:
-    """As many values of zeros, which lie in memory once."""
+    """Repeats one value of zeros without copying it in memory."""
     return pa.chunked_array([pa.array([bytes(size)])] * rows)
 
 

@@ -162,7 +162,7 @@ def present(folder: Path) -> dict[str, bytes]:
 
 
 def fetched(origin: Origin, *names: str) -> dict[str, bytes]:
-    """What `present` is when just these have come."""
+    """The value of `present` when only these images have been downloaded."""
     return {f"train/{name.split('/')[1]}.jpg": origin.files[f"/{name}.jpg"] for name in names}
 
 

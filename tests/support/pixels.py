@@ -1,4 +1,4 @@
-"""Random and smooth images, on which views and operations are compared."""
+"""Random and smooth images for comparing views and augmentations."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Small CIFAR and MNIST files that torchvision is made to take for the published ones."""
+"""Small CIFAR and MNIST files. torchvision is patched to accept their checksums."""
 
 import gzip
 import hashlib

@@ -81,7 +81,7 @@ class ConvStem(nn.Module):
 
 
 def source(arch):
-    """The authors' network of ours."""
+    """The authors' implementation of one of our networks."""
     if arch == "resnet-18":
         return shuffle(resnet18(num_classes=NUM_CLASSES))
     if arch == "wrn-16-1":

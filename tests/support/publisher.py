@@ -7,7 +7,7 @@ HERE, THERE = "http://here", "http://there"
 
 
 class Screen:
-    """Remembers the lines that a courier says, except how many records are still to be delivered."""
+    """Records the messages of a courier, except the counts of undelivered records."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -22,7 +22,7 @@ def never() -> bool:
 
 
 def dies(courier: Courier) -> None:
-    """Ends a courier like a process that is killed before it has delivered anything."""
+    """Closes a courier as if its process had been killed before it delivered anything."""
     courier._started = True
     courier.close()
 

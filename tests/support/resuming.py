@@ -1,4 +1,4 @@
-"""A stage's training in a process of its own that can be killed, and everything in its last checkpoint."""
+"""Runs a training stage in a process that can be killed, and reads its last checkpoint."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ CHANGES = {
 
 
 def trained(address: str, folder: Path, inputs: Path, stage: str, every: int, *changed: str) -> None:
-    """A stage's whole training, as its node's process runs it; what the processes below do.
+    """Trains a stage to its end, as the process of its node does.
 
     address: of the Ray cluster that two workers train on; none for a worker alone, in this process.
     """
@@ -116,7 +116,7 @@ class Training:
             time.sleep(0.002)
 
     def cut_power_at(self, step: int) -> None:
-        """Kills whoever trains, and the process, as soon as the step's checkpoint is there."""
+        """Kills the training workers and their driver as soon as the checkpoint of this step exists."""
         self.wait_for_step(0)
         doomed = [psutil.Process(self.process.pid), *ray_processes("RayTrainWorker")]
         self.wait_for_step(step)
@@ -127,7 +127,7 @@ class Training:
 
 
 def ray_processes(role: str) -> list[psutil.Process]:
-    """Those of Ray Train in a role: "RayTrainWorker" holds the model, "TrainController" looks after them."""
+    """Ray Train processes of a role: "RayTrainWorker" or "TrainController"."""
     family = psutil.Process().children(recursive=True)
     return [member for member in family if member.name().startswith(f"ray::{role}"[:15])]
 

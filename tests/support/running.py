@@ -109,12 +109,12 @@ def wait_for(happened: Callable[[], object], process: subprocess.Popen[bytes], l
 
 
 def git(folder: Path, *words: str) -> None:
-    """Runs git there under a name of its own."""
+    """Runs git in the folder with a fixed user name."""
     own = ["git", "-C", str(folder), "-c", "user.name=me", "-c", "user.email=me@localhost"]
     subprocess.run([*own, *words], check=True)
 
 
 def commit_all(folder: Path) -> None:
-    """Makes a folder a repository with everything in it committed."""
+    """Creates a repository in the folder and commits all of its files."""
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
         git(folder, *words)

@@ -1,4 +1,4 @@
-"""Real servers of object storage, tracking and databases on 127.0.0.1, in processes of their own."""
+"""Servers for object storage, tracking and databases, in separate processes on 127.0.0.1."""
 
 import os
 import select
@@ -156,7 +156,7 @@ class MlflowServer:
 
 @cache
 def empty_database() -> bytes:
-    """A SQLite file of MLflow's without anything in it: making one takes seconds."""
+    """An empty MLflow SQLite database. Creating one takes seconds, so it is created once."""
     from mlflow import MlflowClient  # takes seconds: not every user of this module needs it
 
     with TemporaryDirectory() as folder:
@@ -233,7 +233,7 @@ def proxy_of(port: int) -> Iterator[Proxy]:
 
 
 def _program(name: str) -> str | None:
-    """Of PostgreSQL: Debian keeps its programs outside the path, and wrappers of some on it."""
+    """Path of a PostgreSQL program. Debian installs them outside PATH, with wrappers for some on it."""
     return next(iter(glob(f"/usr/lib/postgresql/*/bin/{name}")), None) or shutil.which(name)
 
 

@@ -31,7 +31,7 @@ def publish(
 
 
 def python(code: str, port: int, cache: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """Code in a process of its own, on a machine with that cache."""
+    """Runs code in a separate process, as a machine with this cache folder."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         env={**os.environ, **s3_environment(port, cache)},

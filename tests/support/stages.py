@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from atjem.checkpoint import save_model
+from atjem.checkpoint import load, save_model
 from atjem.models.registry import build_model
 from data.build import build
 from data.part import Job
@@ -54,6 +54,16 @@ def make_inputs(folder: Path) -> dict[str, Path]:
     context = make_context(folder / "reference", {"data": folder / "data"}, node="reference_stats")
     reference_stats.run(context)
     return {"data": folder / "data", "model": folder / "model", "reference": context.folder}
+
+
+def diverged_model(inputs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """The same inputs with a model whose weights are finite and whose logits are not."""
+    model = load(inputs["model"])
+    with torch.no_grad():
+        model.backbone.fc.weight.sign_().mul_(3e38)
+    folder.mkdir()
+    save_model(model, folder)
+    return {**inputs, "model": folder}
 
 
 @contextmanager

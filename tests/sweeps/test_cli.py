@@ -1,4 +1,4 @@
-"""The command line: several objectives after one option; the options that sweeps/README.md uses."""
+"""The sweep's command line: several objectives after one option, and the options of sweeps/README.md."""
 
 import re
 import shlex

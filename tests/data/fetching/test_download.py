@@ -1,4 +1,4 @@
-"""One file from a server that misbehaves on purpose: what comes is whole, continued, asked for once."""
+"""Downloading a file from a faulty server: complete, resumed where possible, requested once."""
 
 import time
 from email.utils import formatdate
@@ -34,7 +34,7 @@ HALF, MORE = 1 / 2, 3 / 4  # of the file that is continued from there
     ids=lambda value: " ".join(map(str, value)),
 )
 def test_a_server_that_misbehaves_for_a_while_is_asked_again(origin, tmp_path, faults, starts):
-    """Only the rest of the same file is continued."""
+    """A download resumes only if the remaining bytes belong to the same file."""
     path = f"/{name_of(3)}.jpg"
     publish(origin, name_of(3))
     origin.faults[path] = list(faults)

@@ -1,4 +1,4 @@
-"""Lists of OOD images, fetched by threads: each once, and ended early where nothing can come."""
+"""Downloads of listed OOD images by several threads: each image once, and an early end if none can arrive."""
 
 import fcntl
 

@@ -98,7 +98,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> Path:
 def test_archive_that_is_there_is_unpacked_without_a_network(
     tmp_path, monkeypatch, closed, name, num_images, files
 ):
-    """And again where a file is damaged; what is whole needs no archive."""
+    """Unpacks again where a file is damaged. Complete files need no archive."""
     place = publish(monkeypatch, tmp_path, name)
     told = f"{num_images} images in {place}"
     assert fetch_published(name, tmp_path) == told

@@ -1,4 +1,4 @@
-"""Arrow streams that would be read beyond their end or unpacked, and pickles in a table's types."""
+"""Hostile Arrow streams: offsets beyond the buffer, compression, pickled types."""
 
 import pytest
 

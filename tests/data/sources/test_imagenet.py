@@ -161,7 +161,7 @@ def test_items_open_in_another_process_from_anywhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_unsorted_images_are_refused(tmp_path, write_images, split):
-    """As the official archives of val and test are: their labels would be missing, not wrong."""
+    """Flat archives, like the official val and test archives, have no labels."""
     names = ["train/n01/1.png", "train/n02/1.png", f"{split}/1.png", f"{split}/2.png"]
     write_images(tmp_path / "imagenet", *names)
     assert f"2 images lie outside a class folder ({split}/1.png, say)" in message(tmp_path)

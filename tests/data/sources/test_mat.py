@@ -1,4 +1,4 @@
-"""Fields out of MATLAB files, and damaged or hostile files that are refused."""
+"""Fields of MATLAB files. Damaged and hostile files are refused."""
 
 import io
 import struct

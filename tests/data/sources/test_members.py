@@ -135,7 +135,7 @@ def test_absurd_sizes_are_refused_when_opened(tmp_path):
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2], ids=["deflate", "bzip2"])
 def test_a_member_unpacks_to_no_more_than_it_says(tmp_path, packing):
-    """A bomb: ten megabytes in some kilobytes, said to be 100 bytes."""
+    """A member of ten megabytes, compressed to a few kilobytes, that declares 100 bytes."""
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w", packing) as archive:
         archive.writestr("a/1.png", bytes(10_000_000))

@@ -15,7 +15,7 @@ from tests.support.shards import make_shards
 
 @pytest.fixture
 def address(bucket, monkeypatch):
-    """The bucket's address without its secrets, which are in the environment."""
+    """The bucket's address without credentials. The environment holds them."""
     credentials, place = bucket.removeprefix("s3://").split("@")
     for name, value in zip(("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"), credentials.split(":"), strict=True):
         monkeypatch.setenv(f"AWS_{name}", value)

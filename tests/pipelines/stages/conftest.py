@@ -1,4 +1,4 @@
-"""One thread, so that results can be compared bit for bit, and a finished sampling stage."""
+"""Fixtures: one torch thread, for bit-exact comparisons, and a finished sampling stage."""
 
 from collections.abc import Iterator
 from typing import Any

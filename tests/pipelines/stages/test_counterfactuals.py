@@ -1,4 +1,4 @@
-"""Fidelity, counterfactuals, reference in one process: figures, what they depend on, what is absent."""
+"""Counterfactuals: metrics by budget, targets, resuming, and the panel of pictures."""
 
 import shutil
 from itertools import pairwise
@@ -8,10 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from atjem.checkpoint import load, save_model
 from data.images import open_images
 from pipelines.stages import counterfactuals
-from tests.support.stages import make_context
+from tests.support.stages import diverged_model, make_context
 
 COUNTERFACTUALS = "evaluate_classifier.counterfactuals"
 
@@ -74,11 +73,6 @@ def test_panel_shows_originals_counterfactuals_and_differences(changed):
 
 
 def test_diverged_model_has_no_counterfactuals(inputs, tmp_path):
-    model = load(inputs["model"])
-    with torch.no_grad():
-        model.backbone.fc.weight.sign_().mul_(3e38)  # finite, and no logit is
-    (tmp_path / "model").mkdir()
-    save_model(model, tmp_path / "model")
-    context = make_context(tmp_path, {**inputs, "model": tmp_path / "model"}, node=COUNTERFACTUALS)
+    context = make_context(tmp_path, diverged_model(inputs, tmp_path / "model"), node=COUNTERFACTUALS)
     with pytest.raises(ValueError, match="it has diverged, and has no"):
         counterfactuals.run(context)

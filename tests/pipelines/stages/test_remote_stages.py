@@ -15,16 +15,10 @@ from pipelines.stages.sample_parts import PartMaker, parts_of
 from pipelines.workdir.mirror import sent_steps
 from pipelines.workdir.shared_store import SharedStore
 from tests.support.servers import Proxy
-from tests.support.stages import Told, make_context, one_thread
+from tests.support.stages import Told, make_context
 
 pytestmark = pytest.mark.slow
 FINGERPRINTS = {"data": "d" * 20, "model": "e" * 20, "reference": "f" * 20}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def same_threads():
-    with one_thread():
-        yield
 
 
 def _publish(store: SharedStore, inputs: dict[str, Path]) -> None:

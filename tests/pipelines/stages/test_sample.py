@@ -1,4 +1,4 @@
-"""Sampling in one process: what a sample depends on, what is written, what a killed stage keeps."""
+"""The sampling stage in one process: its metrics, artifact and pictures."""
 
 import json
 from itertools import pairwise
@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from atjem.checkpoint import load, save_model
+from atjem.checkpoint import load
 from atjem.energies import energy
 from atjem.fidelity import extract
 from atjem.sampling import quantize, sample
@@ -19,7 +19,7 @@ from pipelines.stages.inputs import as_float, load_network
 from pipelines.stages.reference import open_extractor
 from pipelines.stages.sampler import Sampler
 from pipelines.stages.tensors import read_tensors
-from tests.support.stages import make_context
+from tests.support.stages import diverged_model, make_context
 
 CPU = torch.device("cpu")
 
@@ -136,12 +136,7 @@ def test_no_frames_on_request(inputs, tmp_path):
 
 
 def test_diverged_model_gives_no_samples(inputs, tmp_path):
-    model = load(inputs["model"])
-    with torch.no_grad():
-        model.backbone.fc.weight.sign_().mul_(3e38)  # finite, and no logit is
-    (tmp_path / "model").mkdir()
-    save_model(model, tmp_path / "model")
-    context = make_context(tmp_path, {**inputs, "model": tmp_path / "model"})
+    context = make_context(tmp_path, diverged_model(inputs, tmp_path / "model"))
     with pytest.raises(ValueError, match="the model has diverged"):
         stage.run(context)
     assert not (context.folder / "manifest.parquet").exists()

@@ -1,4 +1,4 @@
-"""Stage 2: its objectives, and `stage2.until`, which ends a training early."""
+"""Stage 2: its objectives, and `stage2.until`, which ends training early."""
 
 import json
 from dataclasses import replace
@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from pipelines.plan import Plan, make_plan
-from pipelines.recipe import load_recipe
 from pipelines.stages import train_stage2
 from pipelines.workdir.checkpoints import checkpoint_steps
-from pipelines.workdir.store import Store
 from tests.support.stages import make_context, one_thread, tensors_equal
 
 TRAINING = (
@@ -21,12 +18,6 @@ TRAINING = (
     "stage2.checkpoint_every=2",
     "stage2.optimizer.schedule=cosine",
 )
-
-
-def _plan(folder: Path, *changes: str) -> Plan:
-    recipe, problems = load_recipe("digits", changes)
-    assert not problems
-    return make_plan(recipe.settings, Store(folder))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What dead drivers left behind is delivered by the next one, in its order."""
+"""The next driver delivers the records of drivers that died, in order."""
 
 from collections import Counter
 

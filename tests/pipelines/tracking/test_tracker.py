@@ -154,7 +154,7 @@ def test_recipe_names_are_experiments_within_the_workdir(tmp_path, name):
 
 
 def test_an_mlflow_tag_and_a_param_of_a_megabyte(tmp_path):
-    """Cut to what every store takes."""
+    """Long values are truncated to a length that every store accepts."""
     (tmp_path / "mlflow.db").write_bytes(empty_database())
     tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "recipe", tmp_path / "mlartifacts")
     huge = "x" * (1 << 20)

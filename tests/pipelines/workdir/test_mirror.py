@@ -11,7 +11,7 @@ from pipelines.workdir.shared_store import SharedStore
 
 
 def test_unfinished_work_counts_while_its_inputs_are_what_they_were(at):
-    """Also what another machine has kept of it."""
+    """The same holds for files that another machine has cached."""
     for made_from, kept in (({"data": "a"}, []), ({"data": "a"}, [10]), ({"data": "b"}, [])):
         at("a").begin_work("sample", "key", made_from)
         assert at("a").steps("sample", "key") == kept
@@ -38,7 +38,7 @@ def test_checkpoint_written_anew_and_not_sent_is_nobodys(at):
 
 
 def _save(store: SharedStore, step: int, content: bytes = b"state") -> Path:
-    """What a training's first worker does."""
+    """Saves a checkpoint as the first training worker does."""
     mirror = store.mirror("sample", "key")
     folder = mirror.folder / f"step_{step}"
     folder.mkdir(parents=True)
