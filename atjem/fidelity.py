@@ -41,6 +41,7 @@ _STANDARD = {
     "class_score": "is_mean",
     "class_score_std": "is_std",
 }
+_MOMENTS = ("count", "total", "products")
 NEED_FEATURES = ("kernel_distance", "feature_precision", "feature_recall")  # of the reference, each image's
 
 
@@ -168,10 +169,30 @@ class Statistics:
 
 
 class FeatureMoments:
-    """Count, sum and outer products of pooled features, float64: they add up over batches and ranks."""
+    """Count, sum and outer products of pooled features, float64: they add up over batches, parts and ranks.
+
+    They stay on the device of the features.
+    """
 
     def __init__(self) -> None:
         self.count, self.total, self.products = torch.zeros(()), torch.zeros(()), torch.zeros(())
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> "FeatureMoments":
+        """What `tensors` gave, read again."""
+        moments = FeatureMoments()
+        moments.count, moments.total, moments.products = (tensors[name] for name in _MOMENTS)
+        return moments
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file: three tensors on the CPU."""
+        return dict(zip(_MOMENTS, (self.count.cpu(), self.total.cpu(), self.products.cpu()), strict=True))
+
+    def merge(self, other: "FeatureMoments") -> None:
+        """Adds the moments of other images."""
+        self.count = self.count + other.count
+        self.total = self.total + other.total
+        self.products = self.products + other.products
 
     def add(self, pooled: Tensor) -> None:
         """pooled: (B, D)."""

@@ -19,7 +19,6 @@ PASSED, FAILED, UNDECIDED = "passed", "failed", "not decidable"
 FEWEST = 30  # images with which a check can fail at all
 _CHANCE = 0.01  # of failing a check that holds
 _TOLERATED = 0.01  # share of images that may go astray
-_CHUNK = 100
 _SAME = 1e-3  # between two passes over the same images, relative to the largest logit
 
 
@@ -34,23 +33,29 @@ class Check:
 
 
 def honesty_gate(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
     *,
     attacked: Outcome | None,
     by_eps: Mapping[float, Tensor],
     stronger: Tensor,
+    no_gradient: Tensor,
+    difference: float,
     eps: float,
     largest_eps: float,
 ) -> list[Check]:
     """All checks of one evaluation of N images.
 
     by_eps: for each budget, `eps` and `largest_eps` among them, which images hold under PGD, (N,) bool;
-    stronger: which hold at `eps` under more steps and restarts; attacked: by AutoAttack, when it was run. At
-    `largest_eps` every image can become every other, so no accuracy is honest but that of chance.
+    stronger: which hold at `eps` under more steps and restarts; attacked: by AutoAttack, when it was run;
+    no_gradient: by `lacks_gradient`, (N,) bool; difference: by `order_difference`. At `largest_eps` every
+    image can become every other, so no accuracy is honest but that of chance.
     """
-    checks = [_gradients(model, x, y), _determinism(model, x)]
+    told = f"largest difference between two passes, relative to the largest logit; {_SAME:g} is tolerated"
+    checks = [
+        _share(
+            "input gradients", int(no_gradient.sum()), len(no_gradient), "images whose margin has no gradient"
+        ),
+        Check("determinism", PASSED if difference <= _SAME else FAILED, difference, told),
+    ]
     if attacked is not None:
         checks.append(_black_box(attacked))
     return [
@@ -67,30 +72,30 @@ def verdict(checks: list[Check]) -> str:
     return next((worst for worst in (FAILED, UNDECIDED) if worst in verdicts), PASSED)
 
 
-def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
-    """Of the margin between the label's logit and the next, which no saturated softmax can hide."""
-    zero = 0
-    for part, labels in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
-        part = part.detach().clone().requires_grad_(True)
-        with torch.enable_grad():
-            logits = model(part)
-            own = logits.gather(1, labels[:, None])[:, 0]
-            others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-            margin = (own - others).sum()
-            (gradient,) = torch.autograd.grad(margin, part) if margin.requires_grad else (part * 0,)
-        zero += int((gradient.flatten(1).norm(dim=1) < 1e-12).sum())
-    return _share("input gradients", zero, len(x), "images whose margin has no gradient")
+def lacks_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """(N,) bool: the image's gradient is zero. x: (N, C, H, W), one batch; y: (N,).
+
+    Of the margin between the label's logit and the next, which no saturated softmax can hide.
+    """
+    x = x.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(x)
+        own = logits.gather(1, y[:, None])[:, 0]
+        others = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+        margin = (own - others).sum()
+        (gradient,) = torch.autograd.grad(margin, x) if margin.requires_grad else (x * 0,)
+    return (gradient.flatten(1).norm(dim=1) < 1e-12).cpu()
 
 
 @torch.no_grad()
-def _determinism(model: nn.Module, x: Tensor) -> Check:
-    """The same images in another order, as their own neighbours, give the same logits."""
-    part = x[:_CHUNK]
-    order = torch.arange(len(part) - 1, -1, -1)
-    first, again = model(part), model(part[order])[order]
-    largest = ((first - again).abs().max() / first.abs().max().clamp_min(1e-12)).item()
-    told = f"largest difference between two passes, relative to the largest logit; {_SAME:g} is tolerated"
-    return Check("determinism", PASSED if largest <= _SAME else FAILED, largest, told)
+def order_difference(model: nn.Module, x: Tensor) -> float:
+    """Largest difference of logits between two passes over one batch in opposite orders.
+
+    Relative to the largest logit; 0 for a deterministic network. x: (N, C, H, W).
+    """
+    order = torch.arange(len(x) - 1, -1, -1)
+    first, again = model(x), model(x[order])[order]
+    return float((first - again).abs().max() / first.abs().max().clamp_min(1e-12))
 
 
 def _black_box(attacked: Outcome) -> Check:

@@ -1,37 +1,32 @@
-"""Robust accuracy: AutoAttack (the reported number) and PGD over budgets, image by image.
-
-What an attack found is kept after each batch, so that an evaluation that was killed goes on with the next.
-"""
+"""Robust accuracy: AutoAttack (the reported number) and PGD over budgets, image by image."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from pyautoattack import AutoAttack
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from atjem.attacks import pgd
 from atjem.balls import make_ball
 from atjem.objectives import cross_entropy
 
-_CHUNK = 100  # images attacked together; fixed, since AutoAttack's random numbers depend on the batch
+BATCH = 50  # images attacked together; part of the protocol, since AutoAttack's random numbers depend on it
 CLEAN = "clean"  # in place of an attack: the image is misclassified as it is
-Progress = Callable[[int, int], None]
+RECOUNT = "recount"  # in place of an attack: the image is misclassified when it is judged again
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of N images. broken_by: for each the attack that changed its prediction, `CLEAN`, or ''.
 
-    x_adv: (N, C, H, W), the images that break it, or those that were given.
+    x_adv: (N, C, H, W), the images that break it, or those that were given. num_changed: images whose
+    prediction differed when all were judged again at the end; they count as broken.
     """
 
     broken_by: list[str]
     x_adv: Tensor
+    num_changed: int = 0
 
     @property
     def holds(self) -> Tensor:
@@ -41,28 +36,6 @@ class Outcome:
     @property
     def accuracy(self) -> float:
         return share(self.holds)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Batches of results in a folder, whole or not at all; None keeps nothing."""
-
-    folder: Path | None = None
-
-    def get(self, name: str) -> dict[str, Tensor] | None:
-        if self.folder is None or not (file := self.folder / f"{name}.safetensors").is_file():
-            return None
-        try:
-            return load_file(file)
-        except SafetensorError:  # cut short on a disk that gave out
-            return None
-
-    def put(self, name: str, tensors: dict[str, Tensor]) -> None:
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            near = self.folder / f".{name}.unfinished"
-            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, near)
-            near.replace(self.folder / f"{name}.safetensors")
 
 
 def autoattack(
@@ -75,38 +48,47 @@ def autoattack(
     num_classes: int,
     seed: int,
     iterations: int | None = None,
-    kept: Kept = Kept(),
-    progress: Progress = lambda done, total: None,
+    judge: nn.Module | None = None,
+    batch_size: int = BATCH,
 ) -> Outcome:
     """AutoAttack standard (Croce & Hein 2020): APGD-CE, APGD-T, FAB-T, Square, each on what still holds.
 
-    x: (N, C, H, W) float32 in [0, 1]; y: (N,). With K < 10 classes the targeted attacks aim at all K - 1
-    others; with K < 4 APGD-T, whose loss needs four logits, is left out (see `attacks_of`). The images are
-    judged again at the end by the plain model, not by the attack's own books. `iterations` shortens every
-    member, and aims at one other class: a trial of the code, no longer AutoAttack. kept: of the same call
-    that was cut short. Raises ValueError when the books and the model disagree.
+    x: (N, C, H, W) float32 in [0, 1]; y: (N,). Each batch runs through all attacks before the next, and
+    starts from the same seed. With K < 10 classes the targeted attacks aim at all K - 1 others; with K < 4
+    APGD-T, whose loss needs four logits, is left out (see `attacks_of`). `judge` decides what is
+    misclassified: the same network in another precision; None takes the model. All images are judged again
+    at the end of their batch, in batches of the same shape. `iterations` shortens every member, and aims at
+    one other class: a trial of the code, no longer AutoAttack.
     """
     attack = _prepared(model, norm, eps, num_classes, seed, iterations, x.device)
     x = x.contiguous()  # the L2 attacks view images as rows
-    x_adv, broken_by = x.clone(), [CLEAN if wrong else "" for wrong in (~correct(model, x, y)).tolist()]
-    attacks = attacks_of(num_classes)
-    for turn, name in enumerate(attacks):
-        holding = torch.tensor([place for place, by in enumerate(broken_by) if not by], dtype=torch.long)
-        for number, places in enumerate(holding.split(_CHUNK)):
-            progress(turn * len(x) + number * _CHUNK, len(attacks) * len(x))
-            batch = f"{name}-{number:05d}"
-            found = kept.get(batch)
-            if found is None:
-                found = _broken(attack, model, name, x, y, places)
-                kept.put(batch, found)
-            x_adv[found["places"]] = found["x_adv"].to(x)
-            for place in found["places"].tolist():
-                broken_by[place] = name
-    attacked = Outcome(broken_by, x_adv)
+    batches = [
+        _attacked(attack, judge or model, images, labels, attacks_of(num_classes))
+        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True)
+    ]
+    x_adv = torch.cat([batch.x_adv for batch in batches])
     _check_inside(x_adv, x, norm, eps)
-    if not torch.equal(correct(model, x_adv, y).cpu(), attacked.holds):
-        raise ValueError("AutoAttack's books and the model disagree: its predictions are not deterministic")
-    return attacked
+    broken_by = [attack for batch in batches for attack in batch.broken_by]
+    return Outcome(broken_by, x_adv, sum(batch.num_changed for batch in batches))
+
+
+def _attacked(attack: AutoAttack, judge: nn.Module, x: Tensor, y: Tensor, attacks: list[str]) -> Outcome:
+    """One batch through all attacks, each on the images that still hold."""
+    x_adv, holds = x.clone(), correct(judge, x, y)
+    broken_by = ["" if own else CLEAN for own in holds.tolist()]
+    for name in attacks:
+        places = holds.nonzero()[:, 0]
+        if not len(places):
+            break
+        tried = _perturbed(attack, name, x[places], y[places])
+        broken = ~correct(judge, tried, y[places], size=len(x))
+        x_adv[places[broken]], holds[places[broken]] = tried[broken], False
+        for place in places[broken].tolist():
+            broken_by[place] = name
+    again = correct(judge, x_adv, y)
+    for place in (holds & ~again).nonzero()[:, 0].tolist():
+        broken_by[place] = RECOUNT
+    return Outcome(broken_by, x_adv, int((again != holds).sum()))
 
 
 def _prepared(
@@ -138,10 +120,7 @@ def _shorten(attack: AutoAttack, iterations: int) -> None:
 
 
 @torch.no_grad()
-def _broken(
-    attack: AutoAttack, model: nn.Module, name: str, x: Tensor, y: Tensor, places: Tensor
-) -> dict[str, Tensor]:
-    """The places of the images that one attack breaks, and what breaks them."""
+def _perturbed(attack: AutoAttack, name: str, x: Tensor, y: Tensor) -> Tensor:
     members = {
         "apgd-ce": attack.apgd,
         "apgd-t": attack.apgd_targeted,
@@ -150,9 +129,8 @@ def _broken(
     }
     member = members[name]
     member.seed = attack.seed
-    tried = member.perturb(x[places].clone(), y[places].clone())
-    wrong = model(tried).argmax(dim=1) != y[places]
-    return {"places": places[wrong.cpu()], "x_adv": tried[wrong]}
+    tried: Tensor = member.perturb(x.clone(), y.clone())
+    return tried
 
 
 def attacks_of(num_classes: int) -> list[str]:
@@ -171,16 +149,18 @@ def holds_under_pgd(
     num_steps: int,
     seed: int,
     restarts: int = 1,
+    judge: nn.Module | None = None,
 ) -> Tensor:
     """(N,) bool: images that PGD on the cross-entropy does not break, from `restarts` random starts.
 
-    x: (N, C, H, W) float32 in [0, 1]; y: (N,). Steps have a length of 2.5 * eps / num_steps.
+    x: (N, C, H, W) float32 in [0, 1]; y: (N,). Steps have a length of 2.5 * eps / num_steps. `judge` as in
+    `autoattack`.
     """
     ball, generator = make_ball(norm, eps), torch.Generator().manual_seed(seed)
     holds = torch.ones(len(x), dtype=torch.bool)
     for _ in range(restarts):
         starts = ball.sample(x, generator)
-        for places in torch.arange(len(x)).split(_CHUNK):
+        for places in torch.arange(len(x)).split(BATCH):
             tried = pgd(
                 model,
                 x[places],
@@ -191,7 +171,7 @@ def holds_under_pgd(
                 num_steps=num_steps,
                 x_start=starts[places],
             )
-            holds[places] &= correct(model, tried, y[places]).cpu()
+            holds[places] &= correct(judge or model, tried, y[places]).cpu()
     return holds
 
 
@@ -209,12 +189,20 @@ def share(holds: Tensor) -> float:
 
 
 @torch.no_grad()
-def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """(N,) bool: classified as labelled. Raises ValueError for infinite or nan logits."""
-    logits = torch.cat([model(part) for part in x.split(_CHUNK)])
+def correct(model: nn.Module, x: Tensor, y: Tensor, size: int | None = None) -> Tensor:
+    """(N,) bool: classified as labelled. Raises ValueError for infinite or nan logits.
+
+    size: of the batches, of which the last is padded: kernels differ between shapes in the last bits.
+    """
+    size = size or min(BATCH, len(x))
+    logits = torch.cat([model(_padded(part, size))[: len(part)] for part in x.split(size)])
     if not logits.isfinite().all():
         raise ValueError("the model's logits are not finite: it has diverged, and has no accuracy")
     return logits.argmax(dim=1) == y
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    return torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])]) if len(x) < size else x
 
 
 def _check_inside(x_adv: Tensor, x: Tensor, norm: str, eps: float) -> None:

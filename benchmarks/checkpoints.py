@@ -22,6 +22,7 @@ from atjem.training_objective import Batch
 from data.build import build
 from data.part import Job
 from data.sources.named import open_source
+from pipelines.compute.spread import spread
 from pipelines.compute.team import run_workers
 from pipelines.context import Silent, StageContext, select
 from pipelines.graph import build_graph
@@ -101,7 +102,9 @@ def make_context(folder: Path, data: Path) -> StageContext:
     (folder / "artifact").mkdir(parents=True)
     own = select(settings, build_graph(settings)["train_stage1"].reads)
     roles = {"data": data}
-    return StageContext(own, roles, folder / "artifact", folder / "checkpoints", Silent(), {}, run_workers)
+    return StageContext(
+        own, roles, folder / "artifact", folder / "checkpoints", Silent(), {}, run_workers, spread
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 from atjem.learner import Learner
 from pipelines.compute.channel import MailReporter, open_mailbox
 from pipelines.compute.cluster import session
+from pipelines.compute.spread import spread
 from pipelines.compute.team import run_workers
 from pipelines.context import StageContext, select
 from pipelines.graph import build_graph
@@ -78,7 +79,9 @@ def make_context(folder: Path, data: Path, start: Path, report: MailReporter) ->
     node = build_graph(settings)["train_stage2"]
     roles = {"data": data, "start": start}
     own = select(settings, node.reads)
-    return StageContext(own, roles, folder / "artifact", folder / "checkpoints", report, {}, run_workers)
+    return StageContext(
+        own, roles, folder / "artifact", folder / "checkpoints", report, {}, run_workers, spread
+    )
 
 
 def timed(function: Callable[..., Any], spent: dict[str, float], name: str) -> Callable[..., Any]:

@@ -39,6 +39,7 @@ from atjem.sampling import quantize, sample_at, sample_trajectory
 from data.decode import encode_png
 from data.shards import Encoded, write_shard
 from data.views import to_image
+from pipelines.compute.spread import spread
 from pipelines.compute.team import run_workers
 from pipelines.context import Silent, StageContext, select
 from pipelines.graph import build_graph
@@ -173,7 +174,7 @@ def one_process(options: argparse.Namespace) -> None:
         own = Path(folder, "own")
         own.mkdir()
         view = select(settings, build_graph(settings)["sample"].reads)
-        context = StageContext(view, inputs, own, Path(folder, "parts"), Silent(), {}, run_workers)
+        context = StageContext(view, inputs, own, Path(folder, "parts"), Silent(), {}, run_workers, spread)
         sample.run(context)
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB at its peak")
 

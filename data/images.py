@@ -155,6 +155,18 @@ def _damaged(key: str, folder: Folder, shard: str, error: Exception) -> ValueErr
     return ValueError(f"{key} in {folder.shown}/{shard}: {reason}")
 
 
+def by_shard(indices: np.ndarray[Any, np.dtype[np.int64]], shards: ShardSizes | None) -> Any:
+    """The same indices (N,), those of a shard behind each other: each shard is fetched once.
+
+    Shards come in the order of their first index, and so do the indices of a shard. shards: `Images.shards`.
+    """
+    if shards is None:
+        return indices
+    shard_of = np.searchsorted(np.cumsum(shards), indices, side="right")
+    _, first, place = np.unique(shard_of, return_index=True, return_inverse=True)
+    return indices[np.argsort(first[place], kind="stable")]
+
+
 def crop_each(squares: Tensor, crops: Sequence[Crop]) -> Tensor:
     """Each image's own crop, resized back. squares: (B, C, S, S) uint8, and so the result."""
     _check_crops(crops, len(squares))

@@ -1,6 +1,6 @@
 """What a stage is given: its declared settings, its inputs' folders, a folder to write, a way to report."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings, Stage
 
 Worker = Callable[[dict[str, Any]], None]
+MakeParts = Callable[["StageContext", Sequence[int]], Iterator[int]]  # yields each number that is made
 
 
 class Reporter(Protocol):
@@ -111,9 +112,10 @@ class StageContext:
     """`inputs` maps each role in the node's `needs` to a finished artifact's folder.
 
     `sources` holds the identities of the image collections that the fingerprint was made with. `run_workers`
-    runs a function on every training worker, until the training has ended or stopped. `trusted` is a file
-    that may be unpickled, whatever code that runs. `checkpoints` is for unfinished work, which a killed stage
-    goes on with; `mirror` keeps it where other machines find it.
+    runs a function on every training worker, until the training has ended or stopped; `spread` makes parts in
+    Ray tasks, and yields the numbers of those that are made. `trusted` is a file that may be unpickled,
+    whatever code that runs. `checkpoints` is for unfinished work, which a killed stage goes on with; `mirror`
+    keeps it where other machines find it. `memory`: bytes that an evaluation may take on its device.
     """
 
     settings: "Settings"
@@ -123,8 +125,10 @@ class StageContext:
     report: Reporter
     sources: Mapping[str, str]
     run_workers: "Callable[[Worker, StageContext, Stage], None]"
+    spread: "Callable[[StageContext, MakeParts, Sequence[int]], Iterator[int]]"
     trusted: str = ""
     mirror: Mirror = field(default_factory=Nearby)
+    memory: float = float("inf")
 
     def here(self) -> "StageContext":
         """What a process on another machine works with: inputs are brought to it. `folder` stays behind."""

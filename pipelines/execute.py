@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.compute.channel import MailReporter
+from pipelines.compute.spread import spread
 from pipelines.compute.team import run_workers
 from pipelines.context import Interrupted, StageContext, select
 from pipelines.graph import Node
@@ -31,6 +32,7 @@ class Task:
     mailbox: Any
     run_id: str
     provenance: Mapping[str, str]
+    memory: float = float("inf")  # bytes that an evaluation may take on a worker's device
 
 
 def execute(task: Task) -> dict[str, Any]:
@@ -51,8 +53,10 @@ def execute(task: Task) -> dict[str, Any]:
             report=MailReporter(task.mailbox, node.name),
             sources=task.identity.get("sources") or {},
             run_workers=run_workers,
+            spread=spread,
             trusted=node.trusted,
             mirror=mirror,
+            memory=task.memory,
         )
         try:
             facts = import_module(node.module).run(context)

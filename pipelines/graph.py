@@ -21,7 +21,7 @@ STAGES = (
     "evaluate_classifier",
     "report",
 )
-_FEATURES = ("evaluate.feature_extractor", "evaluate.inception_weights")
+_FEATURES = ("evaluate.feature_extractor", "evaluate.inception_weights", "evaluate.precision")
 _WORKERS = tuple(
     f"compute.{name}" for name in ("num_workers", "cpus_per_worker", "gpus_per_worker", "max_restarts")
 )
@@ -39,6 +39,7 @@ class Node:
     prefix: str = field(default="")  # of this node's metrics
     topic: str = ""
     has_workers: bool = False  # which hold the CPUs and GPUs, not the node itself
+    uses_gpu: bool = True
     also_runs: tuple[str, ...] = ()  # modules beside its own that these settings bring in
     trusted: str = ""  # a file that it may unpickle: the command line's word, never a recipe's
 
@@ -58,6 +59,7 @@ class Node:
 
 def build_graph(settings: Settings) -> dict[str, Node]:
     """All nodes of a recipe by name, in an order in which each comes after what it needs."""
+    several = settings.compute.num_workers > 1
     nodes = [
         Node(
             "preprocess",
@@ -77,6 +79,7 @@ def build_graph(settings: Settings) -> dict[str, Node]:
                 "model.channels",
             ),
             ("pillow", "webdataset", "scikit-learn"),
+            uses_gpu=False,
         ),
         Node(
             "reference_stats",
@@ -89,8 +92,10 @@ def build_graph(settings: Settings) -> dict[str, Node]:
                 "evaluate.reference_statistics",
                 "evaluate.reference_implementation",
                 *_FEATURES,
+                *_WORKERS,
             ),
             ("torch", "torchvision", "torch-fidelity"),
+            has_workers=several,
         ),
         _train(settings, "train_stage1", {"data": "preprocess"}, ("stage1", "model")),
         _stage2(settings),
@@ -99,10 +104,11 @@ def build_graph(settings: Settings) -> dict[str, Node]:
     if settings.evaluate.stage1:
         nodes += _measured("train_stage1", part="stage1", prefix="stage1_", settings=settings)
     if settings.evaluate.feature_extractor == "classifier":
-        nodes.append(_accuracy("reference_stats", part="plain", prefix="plain_"))
+        nodes.append(_accuracy("reference_stats", part="plain", prefix="plain_", several=several))
     sections = ("seed", "data", "model", "stage1", "stage2", "sample", "evaluate", "compute.precision")
     reads = (*sections, "published")
-    nodes.append(Node("report", {node.name: node.name for node in nodes}, reads, ("matplotlib",)))
+    needs = {node.name: node.name for node in nodes}
+    nodes.append(Node("report", needs, reads, ("matplotlib",), uses_gpu=False))
     graph = {node.name: node for node in nodes}
     return {name: graph[name] for name in _ordered(graph)}
 
@@ -126,8 +132,16 @@ def _ordered(graph: Mapping[str, Node]) -> list[str]:
 
 
 def _train(settings: Settings, stage: str, needs: dict[str, str], reads: tuple[str, ...]) -> Node:
-    reads, has_workers = ("seed", *reads, "compute"), settings.compute.num_workers > 1
-    return Node(stage, needs, reads, ("torch", "torchvision", "ray"), has_workers=has_workers)
+    """Without steps, the weights that it starts from are published as they are: that takes no workers."""
+    steps = (settings.stage1 if stage == "train_stage1" else settings.stage2).steps
+    return Node(
+        stage,
+        needs,
+        ("seed", *reads, "compute"),
+        ("torch", "torchvision", "ray"),
+        has_workers=settings.compute.num_workers > 1 and steps > 0,
+        uses_gpu=steps > 0,
+    )
 
 
 def _stage2(settings: Settings) -> Node:
@@ -150,6 +164,7 @@ def _stage2(settings: Settings) -> Node:
 def _measured(trained: str, *, part: str, prefix: str, settings: Settings) -> list[Node]:
     """Sampling and evaluation of the model that one training stage made."""
     reads = ("seed", "data.seed", "sample", "data.ood", "data.image_size", "model.channels")
+    several = settings.compute.num_workers > 1
     sample = Node(
         "sample",
         {"data": "preprocess", "model": trained, "reference": "reference_stats"},
@@ -157,7 +172,7 @@ def _measured(trained: str, *, part: str, prefix: str, settings: Settings) -> li
         ("torch", "torchvision", "torch-fidelity"),
         part,
         prefix,
-        has_workers=settings.compute.num_workers > 1,
+        has_workers=several,
     )
     fidelity = Node(
         "evaluate_fidelity",
@@ -166,25 +181,30 @@ def _measured(trained: str, *, part: str, prefix: str, settings: Settings) -> li
         ("torch", "torchvision", "torch-fidelity"),
         part,
         prefix,
+        uses_gpu=False,
     )
     counterfactuals = Node(
         "evaluate_classifier",
         {"data": "preprocess", "model": trained, "reference": "reference_stats"},
-        ("data.seed", "evaluate.counterfactual", *_FEATURES),
+        ("data.seed", "evaluate.counterfactual", "evaluate.batch_size", *_FEATURES, *_WORKERS),
         ("torch", "torchvision", "torch-fidelity"),
         part,
         prefix,
         topic="counterfactuals",
+        has_workers=several,
     )
-    return [sample, fidelity, _accuracy(trained, part=part, prefix=prefix), counterfactuals]
+    accuracy = _accuracy(trained, part=part, prefix=prefix, several=several)
+    return [sample, fidelity, accuracy, counterfactuals]
 
 
-def _accuracy(trained: str, *, part: str, prefix: str) -> Node:
+def _accuracy(trained: str, *, part: str, prefix: str, several: bool) -> Node:
+    own = tuple(f"evaluate.{name}" for name in ("robust", "ood", "precision", "batch_size"))
     return Node(
         "evaluate_classifier",
         {"data": "preprocess", "model": trained},
-        ("data.seed", "evaluate.robust", "evaluate.ood", "data.ood", "data.image_size", "model.channels"),
+        ("data.seed", *own, "data.ood", "data.image_size", "model.channels", *_WORKERS),
         ("torch", "torchvision", "torchmetrics", "pyautoattack"),
         part,
         prefix,
+        has_workers=several,
     )

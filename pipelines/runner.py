@@ -97,8 +97,8 @@ class Runner:
             self.outcome.interrupted = True
             return
         if not self.stop.count:
-            for name in order.get_ready():
-                self._begin(name)
+            for name in sorted(order.get_ready(), key=lambda name: not name.startswith("train_")):
+                self._begin(name)  # trainings first: other work takes what they leave
             waiting, self.waiting = self.waiting, []
             for step, reason in waiting:
                 self._start(step, reason)
@@ -189,7 +189,7 @@ class Runner:
         num_cpus = 0 if node.has_workers else compute.cpus_per_worker
         options: dict[str, Any] = {"num_cpus": num_cpus, "max_retries": 0, "name": node.name}
         options["scheduling_strategy"] = "DEFAULT"  # not among the resources of whoever runs this loop
-        if not node.has_workers and compute.gpus_per_worker:
+        if not node.has_workers and node.uses_gpu and compute.gpus_per_worker:
             options["num_gpus"] = min(1, compute.gpus_per_worker)
         return ray.remote(execute).options(**options).remote(task)
 

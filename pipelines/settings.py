@@ -18,6 +18,7 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveAmount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Norm = Literal["L2", "Linf"]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 def _augment(text: str) -> str:
@@ -308,6 +309,13 @@ class Counterfactual(Section):
 
 
 class Evaluate(Section):
+    precision: Precision = Field(
+        "fp32", description="of sampling and evaluation; what attacks found is checked in fp32"
+    )
+    batch_size: Positive | None = Field(
+        None,
+        description="images that evaluation differentiates together; null: what the device's memory holds",
+    )
     stage1: bool = Field(False, description="measure the stage-1 model under the same protocol")
     feature_extractor: Literal["inception", "classifier", "random"] = Field(
         "inception", description="inception, or a classifier trained on the data; random is for --smoke alone"
@@ -339,7 +347,7 @@ class Compute(Section):
     gpus_per_worker: Amount = Field(
         0, description="of each training worker and of each other stage that uses one; 0: CPU"
     )
-    precision: Literal["fp32", "tf32", "bf16"] = Field(
+    precision: Precision = Field(
         "fp32", description="of training; under bf16 images, their steps and the first layers stay fp32"
     )
     compile: bool = Field(
@@ -349,11 +357,18 @@ class Compute(Section):
         False,
         description="less memory, a third more work: in stage 2, and without BatchNorm in stage 1",
     )
-    max_restarts: NonNegative = Field(2, description="times a lost training worker is replaced")
+    max_restarts: NonNegative = Field(2, description="times a lost worker is replaced")
     stall_timeout: PositiveAmount = Field(
         1800, description="seconds without a training step before a restart"
     )
     log_every: Positive = Field(10, description="optimiser steps between points of the curves")
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole(cls, gpus: float, info: ValidationInfo) -> float:
+        if gpus % 1 and info.data.get("num_workers", 1) > 1:
+            raise ValueError("must be a whole number with several workers: NCCL needs a GPU for each of them")
+        return gpus
 
 
 class Published(Section):

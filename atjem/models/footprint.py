@@ -99,6 +99,37 @@ def training_bytes(
     return standing + twin + casts + _TEMPORARIES * max(attacked * own.attack, kept)
 
 
+def evaluation_bytes(
+    arch: str, *, num_classes: int, channels: int, image_size: int, precision: str, images: int
+) -> float:
+    """An estimate of the most memory that an evaluation takes on one device.
+
+    It differentiates `images` at a time by their pixels, through the frozen network.
+    """
+    own = footprint(
+        arch, num_classes=num_classes, channels=channels, image_size=image_size, precision=precision
+    )
+    folded = 4 * (not arch.startswith("convnext")) * own.parameters
+    casts = 2 * own.parameters if precision == "bf16" else 0
+    return 4 * own.parameters + folded + casts + _TEMPORARIES * images * own.attack
+
+
+def fitting_batch(
+    arch: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    precision: str,
+    memory: float,
+    most: int,
+) -> int:
+    """Images, from 1 to `most`, that an evaluation in `memory` bytes can differentiate together."""
+    shape = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
+    none, one = (evaluation_bytes(arch, **shape, precision=precision, images=images) for images in (0, 1))
+    return max(1, int(min(most, (memory - none) / (one - none))))
+
+
 def _wide_resnet(
     depth: int, width: int, num_classes: int, channels: int, image_size: int, *, bf16: bool
 ) -> Footprint:

@@ -6,8 +6,9 @@ Nothing here can change a result, so stages are given it (`StageContext.run_work
 import shutil
 import threading
 import time
+from dataclasses import dataclass
 from errno import ENOSPC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
@@ -15,10 +16,11 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, 
 from ray.train.torch import TorchTrainer
 
 from pipelines.causes import cause, innermost
+from pipelines.compute.priority import mark_waiting, remove_mark
 from pipelines.context import StageContext, Worker
 
 if TYPE_CHECKING:
-    from pipelines.settings import Stage
+    from pipelines.settings import Compute, Stage
 
 _RAY_FOLDER = ".ray_train"  # Ray Train's own books; our checkpoints are elsewhere
 _SETTLE_SECONDS = 5.0  # until Ray knows which nodes are gone
@@ -35,8 +37,8 @@ def run_workers(worker: Worker, context: StageContext, stage: "Stage") -> None:
     Raises what ended them more often than `compute.max_restarts` allows.
     """
     try:
-        if context.settings.compute.num_workers == 1:
-            _run(worker, context, 0)
+        if context.settings.compute.num_workers == 1 or not stage.steps:
+            _run(worker, context, 0, use_gpu=stage.steps > 0)
         else:
             _Team(context, worker, stage).run()
     finally:
@@ -45,18 +47,17 @@ def run_workers(worker: Worker, context: StageContext, stage: "Stage") -> None:
         context.mirror.wait()
 
 
-def _run(worker: Worker, context: StageContext, num: int) -> None:
+def _run(worker: Worker, context: StageContext, num: int, *, use_gpu: bool = True) -> None:
     """One Ray Train run; `num` 0 is one worker in this process. Raises what ended it."""
     compute, books = context.settings.compute, context.folder / _RAY_FOLDER
-    resources = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
     path, filesystem = context.mirror.storage(books) if num else (str(books), None)
     TorchTrainer(
         worker,
         train_loop_config={"context": context},
         scaling_config=ScalingConfig(
             num_workers=num,
-            use_gpu=compute.gpus_per_worker > 0,
-            resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
+            use_gpu=use_gpu and compute.gpus_per_worker > 0,
+            resources_per_worker=_resources(compute),
         ),
         run_config=RunConfig(
             name=f"{context.checkpoints.parent.name}-{context.checkpoints.name}-{time.time_ns()}",
@@ -65,6 +66,24 @@ def _run(worker: Worker, context: StageContext, num: int) -> None:
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
         ),
     ).fit()
+
+
+def _resources(compute: "Compute") -> dict[str, float]:
+    """Of one worker."""
+    resources = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
+    return {kind: amount for kind, amount in resources.items() if amount}
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A worker that no longer waits."""
+
+    worker: Worker
+    mark: Any
+
+    def __call__(self, config: dict[str, Any]) -> None:
+        remove_mark(self.mark)
+        self.worker(config)
 
 
 class _Team:
@@ -76,13 +95,22 @@ class _Team:
 
     def run(self) -> None:
         """Until the training has ended or stopped."""
-        num, starts = self._gather(""), 0
+        num, starts, waits = self._gather(), 0, 0
+        if num < self.compute.num_workers:
+            self._tell("there is no room for more", num)
         while True:
             try:
                 if not self._run(num):
                     return
                 why = "there is room for more workers"
-            except ControllerError as error:  # they did not start: a node is gone that Ray still counted on
+            except ControllerError as error:  # they did not start
+                if self._must_wait(error, num):
+                    waits += 1
+                    if waits.bit_count() == 1:  # more and more rarely
+                        self.context.report.say(
+                            f"{num} workers wait for what other work on the cluster holds"
+                        )
+                    continue
                 starts += 1
                 if starts == _MOST_STARTS:
                     raise
@@ -93,7 +121,13 @@ class _Team:
                 self.restarts, starts = self.restarts + 1, 0
                 why = f"{cause(error)} (restart {self.restarts} of {self.compute.max_restarts})"
                 time.sleep(_SETTLE_SECONDS)
-            num = self._gather(why)
+            num, waits = self._gather(), 0
+            self._tell(why, num)
+
+    def _must_wait(self, error: ControllerError, num: int) -> bool:
+        """Whether they only waited in vain: all nodes are there, and what they need is taken for now."""
+        timed_out = type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError"
+        return timed_out and self._room() >= num and not self.context.report.stopping()
 
     def _run(self, num: int) -> bool:
         """True when the workers were paused because more fit."""
@@ -101,7 +135,8 @@ class _Team:
         watcher = threading.Thread(target=self._watch, args=(num, done, grew), daemon=True)
         watcher.start()
         try:
-            _run(self.worker, self.context, num)
+            with mark_waiting(num, _resources(self.compute)) as mark:
+                _run(_Started(self.worker, mark), self.context, num)
         finally:
             done.set()
             watcher.join()
@@ -116,7 +151,7 @@ class _Team:
                 self.context.report.pause(on=True)
                 return
 
-    def _gather(self, why: str) -> int:
+    def _gather(self) -> int:
         """How many workers go on, once there is room for any. Raises RuntimeError when there stays none."""
         deadline = time.monotonic() + _JOIN_SECONDS
         while not (num := self._room()):
@@ -124,14 +159,12 @@ class _Team:
                 needs = f"{self.compute.cpus_per_worker} CPUs and {self.compute.gpus_per_worker:g} GPUs"
                 raise RuntimeError(f"no node with {needs} for a training worker in {_JOIN_SECONDS:g} s")
             time.sleep(1)
+        return num
+
+    def _tell(self, why: str, num: int) -> None:
         wanted = self.compute.num_workers
         team = f"{num} workers" + ("" if num == wanted else f" in place of {wanted}")
-        if why or num < wanted:
-            why = why or "there is no room for more"
-            self.context.report.say(
-                f"{why}; goes on from its last checkpoint with {team}, the same global batch"
-            )
-        return num
+        self.context.report.say(f"{why}; goes on from its last checkpoint with {team}, the same global batch")
 
     def _room(self) -> int:
         """The most workers, up to those asked for, that the nodes can bear and that share a batch evenly."""

@@ -7,14 +7,17 @@ import ray
 import torch
 from torch import Tensor
 
-from atjem.checkpoint import load
+from atjem.checkpoint import load, read_spec
 from atjem.models.attack_network import AttackNetwork
-from atjem.models.registry import JointEnergyModel, ModelSpec
+from atjem.models.footprint import fitting_batch
+from atjem.models.precision import InPrecision
+from atjem.models.registry import ModelSpec
 from data.images import Images, open_images
 from data.rng import stream_seed
 from data.shards import Dataset
 from data.sources.noise import NoiseImages
 from data.sources.noise_names import KINDS
+from pipelines.context import StageContext
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
@@ -52,10 +55,27 @@ def seed_images(
     return open_images(data / "seeds", "ood-test" if held_out else "ood-train", readers)[0]
 
 
-def load_network(folder: Path, device: torch.device) -> JointEnergyModel:
-    """A model artifact's frozen twin that is fastest to ascend: channels last, BatchNorm folded."""
+def load_network(folder: Path, device: torch.device, precision: str = "fp32") -> InPrecision:
+    """A model artifact for evaluation: frozen, channels last, BatchNorm folded, in `evaluate.precision`."""
     model = load(folder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return AttackNetwork(model).network
+    return InPrecision(AttackNetwork(model).network, precision)
+
+
+def batch_size(context: StageContext, most: int, extra: float = 0) -> int:
+    """Images that an evaluation differentiates together: `evaluate.batch_size`, or what its device holds.
+
+    most: where there is room for more, which no longer makes it faster; extra: bytes of other networks.
+    """
+    evaluate, data = context.settings.evaluate, read_dataset(context.inputs["data"])
+    return evaluate.batch_size or fitting_batch(
+        read_spec(context.inputs["model"]).arch,
+        num_classes=len(data.classes),
+        channels=data.channels,
+        image_size=data.image_size,
+        precision=evaluate.precision,
+        memory=context.memory - extra,
+        most=most,
+    )
 
 
 def model_spec(data: Path, arch: str, normalization: str) -> ModelSpec:

@@ -1,16 +1,20 @@
 """What samples are compared with: features of the training images, and the extractor that makes them."""
 
 import hashlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from atjem.adversarial import AdversarialTraining
 from atjem.checkpoint import save_model
+from atjem.checkpoint_files import SPEC_FILE, WEIGHTS_FILE
 from atjem.ema import Ema
 from atjem.fidelity import (
     CLASSIFIER,
@@ -23,20 +27,23 @@ from atjem.fidelity import (
     make_extractor,
 )
 from atjem.learner import Learner
-from atjem.models.registry import build_model
+from atjem.models.registry import JointEnergyModel, build_model
 from atjem.optim import make_optimizer, make_schedule
 from atjem.scores import accuracy
 from atjem.statistics_file import read_statistics, unusable_reference, write_statistics
 from atjem.training_objective import Batch
-from data.images import Images
 from data.rng import stream_seed
-from data.stream import Order
+from data.stream import Ahead, Order
 from pipelines.context import StageContext
 from pipelines.files import file_digest, write_json
 from pipelines.stages.inputs import as_float, labelled_images, model_spec, pick_device, read_dataset
+from pipelines.stages.parts import Made, Part, Parts
 from pipelines.stages.reference import HELD_OUT_FILE, PROTOCOL_FILE, STATISTICS_FILE, write_kept
+from pipelines.stages.tensors import read_tensors
 
+MODEL_FILES = (SPEC_FILE, WEIGHTS_FILE)
 _BATCH = 250
+_PART_IMAGES = 20_000
 _RANDOM_ARCH = "wrn-10-1"
 _KEPT_IMAGES = 50_000  # training images whose features are kept, for metrics that look at each image
 
@@ -44,23 +51,27 @@ _KEPT_IMAGES = 50_000  # training images whose features are kept, for metrics th
 def run(context: StageContext) -> dict[str, Any]:
     """Artifact: statistics of the training images or imported ones, of the test images; the extractor."""
     own = context.settings.evaluate.feature_extractor != "inception"
-    metrics = _train_extractor(context) if own else {}
-    weights = str(context.folder) if own else context.settings.evaluate.inception_weights
-    extractor = make_extractor(CLASSIFIER if own else INCEPTION, weights, pick_device())
+    parts, metrics = Parts(context, ReferenceMaker), {}
+    if own:
+        (made,) = parts.make(ReferenceMaker.classifier, 1, "extractors")
+        metrics["extractor_accuracy"] = load_file(made.tensors)["accuracy"].item()
+        for name in MODEL_FILES:
+            shutil.copyfile(made.folder / name, context.folder / name)
     imported = context.settings.evaluate.reference_statistics
     if imported is None:
-        statistics, source = _of_training_images(context, extractor)
+        statistics, source = _of_training_images(context, parts)
     else:
         statistics, source = _imported(context, Path(imported))
-    held_out, _ = _measure(context, extractor, "test", num_kept=0)
+    held_out = _statistics(_measured(context, parts, "test"))
     write_statistics(statistics, context.folder / STATISTICS_FILE)
     write_statistics(held_out, context.folder / HELD_OUT_FILE)
     size = read_dataset(context.inputs["data"]).image_size
     protocol: dict[str, Any] = {
         "extractor": CLASSIFIER if own else INCEPTION,
-        "extractor.weights_sha256": extractor.weights_sha256,
+        "extractor.weights_sha256": _extractor(context, torch.device("cpu")).weights_sha256,
         "extractor.resize": "none" if own else f"torch-fidelity's, {size} to 299 pixels",
         "extractor.training_steps": _extractor_steps(context) if own else 0,
+        "extractor.precision": context.settings.evaluate.precision,
         **{f"reference.{name}": value for name, value in source.items()},
     }
     write_json(context.folder / PROTOCOL_FILE, protocol)
@@ -68,13 +79,26 @@ def run(context: StageContext) -> dict[str, Any]:
     return {"metrics": metrics, "protocols": dict.fromkeys(metrics, protocol)}
 
 
-def _of_training_images(context: StageContext, extractor: nn.Module) -> tuple[Statistics, dict[str, Any]]:
+def _of_training_images(context: StageContext, parts: Parts) -> tuple[Statistics, dict[str, Any]]:
     dataset = read_dataset(context.inputs["data"])
-    statistics, (features, labels, chosen) = _measure(context, extractor, "train", num_kept=_KEPT_IMAGES)
-    write_kept(context.folder, features, labels)
-    counted = {"num_images": dataset.counts["train"], "features_num": len(labels)}
+    made = _measured(context, parts, "train")
+    features = Features.of(read_tensors((part.tensors for part in made), "pooled", "logits"))
+    _, labels = labelled_images(context.inputs["data"], "train")
+    chosen = _chosen(context, len(labels))
+    write_kept(context.folder, features, labels[chosen])
+    counted = {"num_images": len(labels), "features_num": int(chosen.sum())}
     kept = {**counted, "features_sha256": hashlib.sha256(chosen.numpy().tobytes()).hexdigest()}
-    return statistics, {"source": "training images", "sha256": dataset.sha256, **kept}
+    return _statistics(made), {"source": "training images", "sha256": dataset.sha256, **kept}
+
+
+def _chosen(context: StageContext, num: int) -> Tensor:
+    """(num,) bool: a seeded choice of the images whose features are kept."""
+    rng = np.random.Generator(
+        np.random.Philox(key=[stream_seed(context.settings.data.seed, "reference/kept"), 0])
+    )
+    chosen = torch.zeros(num, dtype=torch.bool)
+    chosen[torch.from_numpy(rng.permutation(num)[:_KEPT_IMAGES])] = True
+    return chosen
 
 
 def _imported(context: StageContext, path: Path) -> tuple[Statistics, dict[str, Any]]:
@@ -84,30 +108,71 @@ def _imported(context: StageContext, path: Path) -> tuple[Statistics, dict[str, 
     return read_statistics(path)[0], {"source": "imported", "sha256": file_digest(path), "features_num": 0}
 
 
-def _measure(
-    context: StageContext, extractor: nn.Module, split: str, *, num_kept: int
-) -> tuple[Statistics, tuple[Features, Tensor, Tensor]]:
-    """Statistics of a split's images; features and labels of a seeded choice of them, and which these are."""
-    images, labels = labelled_images(context.inputs["data"], split)
-    rng = np.random.Generator(
-        np.random.Philox(key=[stream_seed(context.settings.data.seed, "reference/kept"), 0])
-    )
-    chosen = torch.zeros(len(images), dtype=torch.bool)
-    chosen[torch.from_numpy(rng.permutation(len(images))[:num_kept])] = True
-    moments, kept, done = FeatureMoments(), [], 0
-    for batch in uint8_batches(images):
-        features, mask = extract(extractor, [batch]), chosen[done : done + len(batch)]
-        moments.add(features.pooled)
-        kept.append(Features(features.pooled[mask], features.logits[mask]))
-        done += len(batch)
-        context.report.progress(done, len(images), f"{split} images")
-    return moments.statistics(), (Features.cat(kept), labels[chosen], chosen)
+def _measured(context: StageContext, parts: Parts, split: str) -> list[Part]:
+    num = -(-read_dataset(context.inputs["data"]).counts[split] // _PART_IMAGES)
+    kind = {"train": ReferenceMaker.train, "test": ReferenceMaker.test}[split]
+    return parts.make(kind, num, f"parts of the {split} images")
 
 
-def uint8_batches(images: Images) -> Iterator[Tensor]:
-    """(B, C, H, W) uint8 batches of a whole collection, in its order."""
-    for start in range(0, len(images), _BATCH):
-        yield images.get(range(start, min(start + _BATCH, len(images))))
+def _statistics(parts: Sequence[Part]) -> Statistics:
+    """Sums in the parts' order, whoever made them."""
+    moments = FeatureMoments()
+    for part in parts:
+        moments.merge(FeatureMoments.of(load_file(part.tensors)))
+    return moments.statistics()
+
+
+class ReferenceMaker:
+    """The extractor and the images in one process (`pipelines.stages.parts.Maker`)."""
+
+    def __init__(self, context: StageContext) -> None:
+        self.context, self.device = context, pick_device()
+
+    @cached_property
+    def extractor(self) -> Any:
+        self.context.mirror.pull()  # a classifier may have been trained on another machine
+        return _extractor(self.context, self.device)
+
+    def classifier(self, part: Part) -> Made:
+        """A classifier to take features from: its accuracy, beside the files of a model folder."""
+        model, test_accuracy = _train_classifier(self.context, self.device)
+        save_model(model, part.folder)
+        stored = torch.tensor([test_accuracy], dtype=torch.float64)
+        return {"accuracy": stored}, [part.folder / name for name in MODEL_FILES]
+
+    def train(self, part: Part) -> Made:
+        """Moments of a part of the training images, and features of the chosen ones among them."""
+        num = read_dataset(self.context.inputs["data"]).counts["train"]
+        return self._features(part, "train", _chosen(self.context, num)), []
+
+    def test(self, part: Part) -> Made:
+        """Moments of a part of the test images."""
+        num = read_dataset(self.context.inputs["data"]).counts["test"]
+        return self._features(part, "test", torch.zeros(num, dtype=torch.bool)), []
+
+    def _features(self, part: Part, split: str, chosen: Tensor) -> dict[str, Tensor]:
+        """Decodes ahead; sums on the device."""
+        readers = self.context.settings.compute.cpus_per_worker
+        images, _ = labelled_images(self.context.inputs["data"], split, readers)
+        first = part.number * _PART_IMAGES
+        last = min(first + _PART_IMAGES, len(images))
+        moments, kept = FeatureMoments(), []
+        batches = [range(start, min(start + _BATCH, last)) for start in range(first, last, _BATCH)]
+        ahead = Ahead(lambda number: images.get(batches[number]), len(batches))
+        for number, places in enumerate(batches):
+            features = extract(self.extractor, [ahead(number)])
+            moments.add(features.pooled.to(self.device))
+            mask = chosen[places.start : places.stop]
+            kept.append(Features(features.pooled[mask], features.logits[mask]))
+            self.context.report.progress(places.stop, len(images), f"{split} images")
+        return moments.tensors() | Features.cat(kept).tensors()
+
+
+def _extractor(context: StageContext, device: torch.device) -> Any:
+    """Inception, or the classifier that the stage has trained, whose files lie among its parts."""
+    if context.settings.evaluate.feature_extractor == "inception":
+        return make_extractor(INCEPTION, context.settings.evaluate.inception_weights, device)
+    return make_extractor(CLASSIFIER, str(context.checkpoints / ReferenceMaker.classifier.__name__), device)
 
 
 def _extractor_steps(context: StageContext) -> int:
@@ -115,12 +180,12 @@ def _extractor_steps(context: StageContext) -> int:
     return evaluate.extractor_steps if evaluate.feature_extractor == "classifier" else 0
 
 
-def _train_extractor(context: StageContext) -> dict[str, float]:
+def _train_classifier(context: StageContext, device: torch.device) -> tuple[JointEnergyModel, float]:
     """The recipe's own architecture, trained plainly: it is also the twin that attacks must break.
 
-    Random features are those of a small network that is not trained.
+    Random features are those of a small network that is not trained. Returns its accuracy on test images too.
     """
-    settings, device = context.settings, pick_device()
+    settings = context.settings
     steps = _extractor_steps(context)
     arch = settings.model.arch if settings.evaluate.feature_extractor == "classifier" else _RANDOM_ARCH
     torch.manual_seed(stream_seed(settings.data.seed, "extractor/weights"))
@@ -139,8 +204,9 @@ def _train_extractor(context: StageContext) -> dict[str, float]:
         learner.step(Batch(as_float(images.get(indices), device), labels[indices].to(device)))
         context.report.progress(step + 1, steps, "steps")
     trained = learner.ema.module.eval()
-    save_model(trained, context.folder)
     test_images, test_labels = labelled_images(context.inputs["data"], "test")
+    starts = range(0, len(test_images), _BATCH)
+    batches = (test_images.get(range(start, min(start + _BATCH, len(test_images)))) for start in starts)
     with torch.no_grad():
-        logits = torch.cat([trained(as_float(batch, device)).cpu() for batch in uint8_batches(test_images)])
-    return {"extractor_accuracy": accuracy(logits, test_labels).item()}
+        logits = torch.cat([trained(as_float(batch, device)).cpu() for batch in batches])
+    return trained, accuracy(logits, test_labels).item()

@@ -2,8 +2,8 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from atjem.gate import PASSED, UNDECIDED, Check, honesty_gate, verdict
-from atjem.models.registry import JointEnergyModel
-from atjem.robustness import Kept, Outcome, attacks_of, autoattack, holds_under_pgd, share
-from data.images import Images
+from atjem.robustness import BATCH, Outcome, attacks_of, share
 from data.rng import stream_seed
 from pipelines.context import StageContext
-from pipelines.stages.inputs import as_float
+from pipelines.stages.classifier_parts import ClassifierMaker, Indices, outcomes_of
+from pipelines.stages.inputs import batch_size, read_dataset
+from pipelines.stages.parts import Part, Parts
+from pipelines.stages.tensors import read_tensors
 
 IMAGES_FILE = "robust.parquet"
-_KEPT = "autoattack"  # among the checkpoints, until the artifact is there
-Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 _FACTORS = (0.5, 2.0)  # of eps, for the curve beside eps itself
 
 
@@ -42,45 +41,36 @@ class Robustness:
     holds: dict[str, Tensor]
 
 
-def measure_robustness(
-    context: StageContext, model: JointEnergyModel, images: Images, labels: Tensor, device: torch.device
-) -> Robustness:
+def measure_robustness(context: StageContext, parts: Parts, labels: Tensor, num_classes: int) -> Robustness:
     """On one seeded subset of the test images, the same for every model. Writes what became of each image."""
-    settings = context.settings.evaluate.robust
-    subset = _subset(len(images), settings.num_images, context.settings.data.seed)
-    x, y = as_float(images.get(subset), device), labels[subset].to(device)
-    seed = stream_seed(context.settings.data.seed, "evaluate/attack") % 2**31
-    largest = _largest_eps(settings.norm, x)
+    settings, batch = context.settings.evaluate.robust, batch_size(context, BATCH)
+    subset = _subset(len(labels), settings.num_images, context.settings.data.seed)
+    largest = _largest_eps(context)
     budgets = sorted({*(factor * settings.eps for factor in _FACTORS), settings.eps, largest})
-    holds = partial(holds_under_pgd, model, x, y, norm=settings.norm, seed=seed)
-    by_eps = {eps: holds(eps=eps, num_steps=settings.pgd_steps) for eps in budgets}
-    stronger = holds(eps=settings.eps, num_steps=2 * settings.pgd_steps, restarts=2)
+    made = parts.make(
+        ClassifierMaker.robust,
+        -(-len(subset) // batch),
+        "parts of the attacked images",
+        subset,
+        budgets,
+        batch,
+    )
+    found = read_tensors((part.tensors for part in made), "holds", "stronger", "no_gradient", "difference")
+    by_eps = dict(zip(budgets, found["holds"].T, strict=True))
     counted = {"pgd_accuracy": by_eps[settings.eps]}
     absent, attacked = {}, None
     if settings.attack == "autoattack":
-        attacked = autoattack(
-            model,
-            x,
-            y,
-            norm=settings.norm,
-            eps=settings.eps,
-            num_classes=model.spec.num_classes,
-            seed=seed,
-            iterations=settings.iterations,
-            kept=Kept(context.checkpoints / _KEPT),
-            progress=partial(_follow, context),
-        )
+        attacked = _attacked(context, made, num_classes)
         counted["robust_accuracy"] = attacked.holds
     else:
         absent["robust_accuracy"] = "evaluate.robust.attack is 'pgd'"
     metrics = {"robust_num_images": len(subset), **{name: share(kept) for name, kept in counted.items()}}
     checks = honesty_gate(
-        model,
-        x,
-        y,
         attacked=attacked,
         by_eps=by_eps,
-        stronger=stronger,
+        stronger=found["stronger"],
+        no_gradient=found["no_gradient"],
+        difference=found["difference"].max().item(),
         eps=settings.eps,
         largest_eps=largest,
     )
@@ -90,27 +80,34 @@ def measure_robustness(
         absent["robust_gate"] = f"too few images to tell: {undecided}"
     else:
         metrics["robust_gate"] = float(judged == PASSED)
-    _write_images(context, subset, y, by_eps, attacked)
+    _write_images(context, subset, labels[subset], by_eps, attacked)
     curve = [{"eps": eps, "accuracy": share(by_eps[eps])} for eps in budgets]
-    protocols = _protocols(context, subset, model.spec.num_classes)
+    protocols = _protocols(context, subset, num_classes, batch)
     return Robustness(metrics, absent, checks, curve, protocols, counted)
 
 
-def _follow(context: StageContext, done: int, total: int) -> None:
-    """Told before each batch; those before it are finished."""
-    context.report.progress(done, total, "attacks on images")
-    files = (context.checkpoints / _KEPT).glob("[!.]*.safetensors")
-    if newest := max(files, key=lambda file: file.stat().st_mtime_ns, default=None):
-        context.mirror.push(newest)
+def _attacked(context: StageContext, made: Sequence[Part], num_classes: int) -> Outcome:
+    """Reports images that the model saw as another class when it was asked again."""
+    found = read_tensors((part.tensors for part in made), "broken_by", "num_changed")
+    names, changed = outcomes_of(num_classes), int(found["num_changed"].sum())
+    if changed:
+        context.report.say(
+            f"{changed} attacked images changed their prediction when judged again; they count as broken"
+        )
+    return Outcome([names[by] for by in found["broken_by"].tolist()], torch.empty(0), changed)
 
 
-def _protocols(context: StageContext, subset: Indices, num_classes: int) -> dict[str, dict[str, Any]]:
-    settings = context.settings.evaluate.robust
+def _protocols(
+    context: StageContext, subset: Indices, num_classes: int, batch: int
+) -> dict[str, dict[str, Any]]:
+    settings, precision = context.settings.evaluate.robust, context.settings.evaluate.precision
     where = {
         "subset.sha256": hashlib.sha256(subset.tobytes()).hexdigest(),
         "subset.num": len(subset),
         "attack.norm": settings.norm,
         "attack.eps": settings.eps,
+        "attack.batch_size": batch,
+        "attack.precision": f"{precision}, judged in fp32",
         "data.seed": context.settings.data.seed,
     }
     steps = {"pgd.steps": settings.pgd_steps, "pgd.step_size": "2.5 * eps / steps"}
@@ -127,9 +124,11 @@ def _protocols(context: StageContext, subset: Indices, num_classes: int) -> dict
     }
 
 
-def _largest_eps(norm: str, x: Tensor) -> float:
-    """With which grey, and so every image, is within reach of any."""
-    return 0.5 if norm == "Linf" else 0.5 * math.sqrt(x[0].numel())
+def _largest_eps(context: StageContext) -> float:
+    """Smallest eps at which every image can reach uniform grey."""
+    data = read_dataset(context.inputs["data"])
+    pixels = data.channels * data.image_size**2
+    return {"Linf": 0.5, "L2": 0.5 * math.sqrt(pixels)}[context.settings.evaluate.robust.norm]
 
 
 def _write_images(
@@ -148,5 +147,6 @@ def _write_images(
 
 
 def _subset(num_images: int, wanted: int, seed: int) -> Indices:
+    """In the order of the split, so that neighbours are read together."""
     rng = np.random.Generator(np.random.Philox(key=[stream_seed(seed, "evaluate/subset"), 0]))
-    return rng.permutation(num_images)[:wanted]
+    return np.sort(rng.permutation(num_images)[:wanted])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from atjem.fidelity import FeatureMoments, Statistics, extract, frechet_distance
 from atjem.sampling import quantize, sample_at, sample_trajectory
-from data.images import Images
+from data.images import Images, by_shard
 from data.rng import stream_seed
 from data.sources.noise_names import KINDS
 from pipelines.context import StageContext
@@ -50,12 +50,14 @@ class Seeds:
             return order[: len(order) - reserved]
         return order[::-1][: reserved or None]
 
-    def indices(self, purpose: str, num: int) -> Order:
-        """The seeds of `num` samples, whose labels take turns.
+    def indices(self, purpose: str, num: int, padded: int | None = None) -> Order:
+        """The seeds of `num` samples, whose labels take turns; `padded`: so many indices in all.
 
         With fewer seeds than samples, seeds are used again, each with every label before one comes twice.
+        Where seeds are read from shards one after another, those of a shard follow each other.
         """
-        order, sample = self.order(purpose), np.arange(num)
+        order, sample = self.order(purpose)[:num], np.arange(padded or num)
+        order = by_shard(order, self.images[purpose].shards)
         return order[(sample + sample // math.lcm(len(order), self.num_classes)) % len(order)]
 
     def num_starts(self, num: int, *, labelled: bool) -> int:
@@ -119,13 +121,13 @@ class Sampler:
 
     def trajectory(self, num: int, num_steps: int) -> Iterator[Tensor]:
         """The first `num` final samples, at most a batch, after 0, 1, ... `num_steps` steps: uint8."""
-        seeds, x, labels = self._batch("final", self._padded("final", num), 0)
+        seeds, x, labels = self._batch("final", self._padded("final", self.settings.num_samples), 0)
         yield seeds[:num]
         for x_t in sample_trajectory(self.network, x, labels, num_steps=num_steps, **self.ascent):
             yield quantize(x_t[:num]).cpu()
 
     def _padded(self, purpose: str, num: int) -> Order:
-        return self.seeds.indices(purpose, self.num_batches(num) * self.settings.batch_size)
+        return self.seeds.indices(purpose, num, self.num_batches(num) * self.settings.batch_size)
 
     def _batch(self, purpose: str, indices: Order, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Seeds as they are and as pixels on the device, and the labels to climb."""
@@ -171,13 +173,13 @@ class FrechetCurve:
         reduce: Reduce = lambda moments: None,
         gather: Gather = lambda own: own,
     ) -> dict[int, float]:
-        """Ranks share the batches, and then the candidates, whose distances take seconds each.
+        """Ranks share the batches, neighbours each, and then the candidates, which take seconds each.
 
         `reduce` sums moments over ranks, `gather` puts their distances together. All get the same.
         """
         moments = {steps: FeatureMoments() for steps in sampler.candidates}
-        numbers = range(rank, sampler.num_batches(num), world_size)
-        for _, images in sampler.batches("selection", num, sampler.candidates, numbers):
+        bounds = [sampler.num_batches(num) * place // world_size for place in (rank, rank + 1)]
+        for _, images in sampler.batches("selection", num, sampler.candidates, range(*bounds)):
             for steps, pooled in features_at(self.extractor, images).items():
                 moments[steps].add(pooled)
         for own in moments.values():

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from atjem.checkpoint import weights_of
 from atjem.fidelity import FeatureMoments
 from atjem.models.attack_network import AttackNetwork
+from atjem.models.precision import InPrecision, tf32_as_in
 from atjem.models.registry import JointEnergyModel
 from pipelines.context import StageContext
 from pipelines.files import read_json, write_json
@@ -42,14 +43,17 @@ class BestModel:
             weights = self.context.settings.evaluate.inception_weights
             self.curve = FrechetCurve(reference, weights, read_held_out(reference))
         ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        distances = self.curve.measure(
-            Sampler(self.context, AttackNetwork(model).network, device),
-            self.stage.select_samples,
-            rank=ranks[0],
-            world_size=ranks[1],
-            reduce=_sum_over_ranks,
-            gather=_gather_over_ranks,
-        )
+        precision = self.context.settings.evaluate.precision
+        network = InPrecision(AttackNetwork(model).network, precision)
+        with tf32_as_in(precision):
+            distances = self.curve.measure(
+                Sampler(self.context, network, device),
+                self.stage.select_samples,
+                rank=ranks[0],
+                world_size=ranks[1],
+                reduce=_sum_over_ranks,
+                gather=_gather_over_ranks,
+            )
         steps = best_steps(distances)
         if distances[steps] < self.state.get("frechet_distance", float("inf")):
             self.state = {"step": done, "frechet_distance": distances[steps], "sample_steps": steps}

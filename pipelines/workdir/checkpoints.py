@@ -1,10 +1,10 @@
 """Training checkpoints: `step_<n>` folders that appear whole, with checksums; the best and last are kept."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 from pipelines.files import file_digest, read_json, sync_files, sync_folder, write_json
@@ -68,15 +68,14 @@ def checkpoint_steps(folder: Path, most: float = inf) -> list[tuple[int, Path]]:
     return sorted((int(step), path) for step, path in found if step.isdigit() and int(step) <= most)
 
 
-def finished_parts(folder: Path) -> str:
-    """What a stage without steps had finished when it was cut short, in words; empty when nothing."""
-    kinds = {
-        "shards": "*/[!.]*.tar",
-        "batches of attacks": "autoattack/[!.]*.safetensors",
-        "parts": "*/[!.]*.safetensors",
-    }
-    for kind, pattern in kinds.items():
-        if num := sum(1 for _ in folder.glob(pattern)):
+def finished_parts(names: Iterable[str]) -> str:
+    """What a stage without steps had finished when it was cut short, in words; empty when nothing.
+
+    names: of the files below its folder of unfinished work.
+    """
+    paths = [PurePosixPath(name) for name in names]
+    for kind, pattern in (("parts", "*/[0-9][0-9][0-9][0-9][0-9].json"), ("shards", "*/[!.]*.tar")):
+        if num := sum(path.match(pattern) for path in paths):
             return f"{num} finished {kind}"
     return ""
 

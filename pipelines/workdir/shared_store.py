@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from data.folders import locked
 from pipelines.files import read_json, write_text
+from pipelines.workdir.checkpoints import finished_parts
 from pipelines.workdir.lease import lease, lease_holder
 from pipelines.workdir.lock import locked as locked_here
 from pipelines.workdir.mirror import SharedMirror, sent_steps
@@ -27,7 +28,6 @@ from pipelines.workdir.store import MADE_FROM_FILE, MANIFEST_FILE, Draft, Store,
 from pipelines.workdir.transfer import DamagedError, bring, files_below, send
 
 _SHOWN = ("curve.json", "figures/*", "*.html")
-_PARTS = {".safetensors": "parts", ".tar": "shards"}  # what stages without steps leave, by suffix
 
 
 def cache_folder(remote: Remote) -> Path:
@@ -121,11 +121,7 @@ class SharedStore(Store):
         return sent_steps(self._names(f"checkpoints/{stage}/{key}"), most)
 
     def finished_parts(self, stage: str, key: str) -> str:
-        names = [PurePosixPath(name) for name in self._names(f"checkpoints/{stage}/{key}")]
-        for suffix, kind in _PARTS.items():
-            if num := sum(path.suffix == suffix and not path.name.startswith(".") for path in names):
-                return f"{num} finished {kind}"
-        return ""
+        return finished_parts(self._names(f"checkpoints/{stage}/{key}"))
 
     def mirror(self, stage: str, key: str) -> SharedMirror:
         return SharedMirror(self, stage, key)

@@ -135,7 +135,8 @@ class Store:
 
     def finished_parts(self, stage: str, key: str) -> str:
         """What a stage without steps had finished when it was cut short, in words; empty when nothing."""
-        return finished_parts(self.checkpoints(stage, key))
+        folder = self.checkpoints(stage, key)
+        return finished_parts(path.relative_to(folder).as_posix() for path in folder.glob("*/*"))
 
     def mirror(self, stage: str, key: str) -> Mirror:
         return Nearby()

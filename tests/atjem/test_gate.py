@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from atjem.gate import FAILED, FEWEST, PASSED, UNDECIDED, honesty_gate, verdict
+from atjem.gate import (
+    FAILED,
+    FEWEST,
+    PASSED,
+    UNDECIDED,
+    honesty_gate,
+    lacks_gradient,
+    order_difference,
+    verdict,
+)
 from atjem.robustness import Outcome, autoattack, holds_under_pgd
 
 SIDE, EPS, SETTINGS = 8, 0.2, {"norm": "L2", "num_steps": 20, "seed": 0}
@@ -52,7 +61,13 @@ def gate(model: nn.Module, num: int = 80, attacked: bool = True):
     if attacked:
         found = autoattack(model, x, y, norm="L2", eps=EPS, num_classes=4, seed=0, iterations=200)
     checks = honesty_gate(
-        model, x, y, attacked=found, by_eps=by_eps, stronger=stronger, eps=EPS, largest_eps=LARGEST
+        attacked=found,
+        by_eps=by_eps,
+        stronger=stronger,
+        no_gradient=lacks_gradient(model, x, y),
+        difference=order_difference(model, x),
+        eps=EPS,
+        largest_eps=LARGEST,
     )
     return {check.name: check for check in checks}
 
@@ -85,18 +100,15 @@ def test_few_images_decide_nothing(linear):
 
 
 def judged(name: str, **changed: object) -> str:
-    class Honest(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.flatten(1)[:, :4]
-
     holds = torch.arange(100) < 50
     outcome = {
         "attacked": Outcome([""] * 50 + ["apgd-ce"] * 50, torch.zeros(100, 1, 2, 2)),
         "by_eps": {0.1: holds, 0.2: holds, 9.0: torch.zeros(100, dtype=torch.bool)},
         "stronger": holds,
+        "no_gradient": torch.zeros(100, dtype=torch.bool),
+        "difference": 0.0,
     }
-    x, y = torch.rand(100, 1, 2, 2), torch.zeros(100, dtype=torch.long)
-    checks = honesty_gate(Honest(), x, y, eps=0.1, largest_eps=9.0, **outcome | changed)
+    checks = honesty_gate(eps=0.1, largest_eps=9.0, **outcome | changed)
     return next(check.verdict for check in checks if check.name == name)
 
 

@@ -9,7 +9,7 @@ from pyautoattack import AutoAttack
 
 from atjem.robustness import (
     CLEAN,
-    Kept,
+    RECOUNT,
     _aim,
     _shorten,
     attacks_of,
@@ -111,7 +111,7 @@ def test_pgd_accuracy_does_not_depend_on_the_chunks(make_classifier, monkeypatch
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     options = {"norm": "L2", "eps": 0.3, "num_steps": 5, "seed": 0}
     whole = pgd_accuracy(model, x, y, **options)
-    monkeypatch.setattr("atjem.robustness._CHUNK", 5)
+    monkeypatch.setattr("atjem.robustness.BATCH", 5)
     sizes.clear()
     assert pgd_accuracy(model, x, y, **options) == whole
     assert max(sizes) == 5
@@ -169,54 +169,71 @@ def victims(make_model, make_images):
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("L2", 0.05), ("Linf", 0.004)])
-def test_images_and_books_are_autoattacks_own(victims, monkeypatch, norm, eps):
+def test_images_and_books_are_autoattacks_own(victims, norm, eps):
+    """Of each batch by itself, so that batches may be attacked by different processes."""
     model, x, y = victims
-    monkeypatch.setattr("atjem.robustness._CHUNK", 5)
     num_classes = model.spec.num_classes
-    ours = autoattack(model, x, y, norm=norm, eps=eps, num_classes=num_classes, seed=3, iterations=4)
-    reference = AutoAttack(model, norm=norm, eps=eps, version="standard", device="cpu", seed=3)
-    _aim(reference, num_classes)
-    _shorten(reference, 4)
-    reference.attacks_to_run = attacks_of(num_classes)
-    x_adv, _ = reference.run_standard_evaluation(x, y, batch_size=5)
-    assert torch.equal(ours.x_adv, x_adv)
+    settings = {"norm": norm, "eps": eps, "num_classes": num_classes, "seed": 3, "iterations": 4}
+    ours = autoattack(model, x, y, **settings, batch_size=5)
+    theirs = []
+    for images, labels in zip(x.split(5), y.split(5), strict=True):
+        reference = AutoAttack(model, norm=norm, eps=eps, version="standard", device="cpu", seed=3)
+        _aim(reference, num_classes)
+        _shorten(reference, 4)
+        reference.attacks_to_run = attacks_of(num_classes)
+        theirs.append(reference.run_standard_evaluation(images, labels, batch_size=5)[0])
+    assert torch.equal(ours.x_adv, torch.cat(theirs))
     assert len(set(ours.broken_by)) > 2
+    assert ours.num_changed == 0
 
 
-@pytest.fixture
-def attack(victims):
-    """AutoAttack on the victims, keeping batches in a folder or nothing."""
-    model, x, y = victims
-    options = {"norm": "L2", "eps": 0.05, "num_classes": model.spec.num_classes, "seed": 0, "iterations": 4}
-    return lambda folder=None: autoattack(model, x, y, kept=Kept(folder), **options)
+class Late(torch.nn.Module):
+    """Sees the first image as another class after some passes, which all have the same shape."""
+
+    def __init__(self, model: torch.nn.Module, passes: int) -> None:
+        super().__init__()
+        self.model, self.passes, self.shapes = model, passes, set()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.shapes.add(x.shape)
+        assert len(self.shapes) == 1
+        self.passes -= 1
+        logits = self.model(x).clone()
+        if self.passes < 0:
+            logits[0] = logits[0].roll(1)
+        return logits
 
 
-@pytest.mark.parametrize("calls", [3, 20, 60])
-def test_killed_it_goes_on_with_the_next_batch(victims, attack, monkeypatch, tmp_path, calls):
-    monkeypatch.setattr("atjem.robustness._CHUNK", 4)
-    whole, made = attack(), []
-
-    def dies(*_: object) -> None:
-        made.append(1)
-        if len(made) == calls:
-            raise KeyboardInterrupt
-
-    handle = victims[0].register_forward_pre_hook(dies)
-    with pytest.raises(KeyboardInterrupt):
-        attack(tmp_path)
-    handle.remove()
-    known = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
-    again = attack(tmp_path)
-    assert again.broken_by == whole.broken_by
-    assert torch.equal(again.x_adv, whole.x_adv)
-    assert {name: (tmp_path / name).stat().st_mtime_ns for name in known} == known
+def test_image_that_is_judged_otherwise_at_the_end_counts_as_broken(make_classifier):
+    x, y = images_with_radii([0.4, 0.4, 0.05], "L2", num_classes=4)
+    settings = {"norm": "L2", "eps": 0.01, "num_classes": 4, "seed": 0, "iterations": 2}
+    model = make_classifier(4)
+    outcome = autoattack(model, x, y, **settings)
+    assert (outcome.broken_by, outcome.num_changed) == (["", "", ""], 0)
+    outcome = autoattack(model, x, y, **settings, judge=Late(model, passes=5))
+    assert (outcome.broken_by, outcome.num_changed) == ([RECOUNT, "", ""], 1)
 
 
-def test_a_batch_that_was_cut_short_is_attacked_again(attack, tmp_path):
-    whole = attack(tmp_path)
-    file = tmp_path / "apgd-ce-00000.safetensors"
-    file.write_bytes(file.read_bytes()[:20])
-    assert attack(tmp_path).broken_by == whole.broken_by
+def test_the_judge_decides_what_is_broken(make_classifier):
+    """It may be the same network in another precision; here it sees class 0 whatever the image."""
+    x, y = images_with_radii([0.2, 0.4], "L2", num_classes=4)
+    model, favour = make_classifier(4), torch.tensor([1000.0, 0.0, 0.0, 0.0])
+    settings = {"norm": "L2", "eps": 0.3, "seed": 0}
+    attack = partial(autoattack, model, x, y, **settings, num_classes=4, iterations=20)
+    pgd = partial(holds_under_pgd, model, x, y, **settings, num_steps=20)
+    judge = Biased(model, favour)
+    assert attack().broken_by == ["apgd-ce", ""]
+    assert attack(judge=judge).broken_by == ["", CLEAN]
+    assert [pgd().tolist(), pgd(judge=judge).tolist()] == [[False, True], [True, False]]
+
+
+class Biased(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.model, self.bias = model, bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x) + self.bias
 
 
 def test_more_restarts_break_no_less(victims):

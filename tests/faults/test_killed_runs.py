@@ -16,12 +16,14 @@ from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
+from pipelines.compute.spread import spread
 from pipelines.compute.team import run_workers
 from pipelines.context import Silent, StageContext
 from pipelines.recipe import load_recipe
 from pipelines.stages.inputs import load_network
+from pipelines.stages.parts import Parts
 from pipelines.stages.reference import read_held_out
-from pipelines.stages.sample_parts import Makers
+from pipelines.stages.sample_parts import SHARD, Layout, SampleMaker
 from pipelines.stages.sampler import FrechetCurve, Sampler
 from tests.support.running import ROOT, command, reduced_arguments, wait_for
 from tests.support.stages import one_thread
@@ -144,15 +146,16 @@ def test_killed_sampling_and_autoattack_go_on_with_what_is_missing(pipeline, tmp
     changed = {
         "evaluate__stage1": "false",
         "evaluate__robust__attack": "autoattack",
-        "evaluate__robust__num_images": 10,
+        "evaluate__robust__num_images": 20,
+        "evaluate__batch_size": 5,
         "sample__num_samples": 3_000,
         "sample__batch_size": 100,
     }
     both = reduced_arguments(tmp_path / "runs", **changed)
     plan = pipeline(*both, "--plan", "--json").json["stages"]
     prints = {stage["name"]: stage["fingerprint"] for stage in plan}  # the plain twin is attacked too
-    attacked = f"checkpoints/evaluate_classifier/{prints['evaluate_classifier']}/autoattack/[!.]*.safetensors"
-    sampled = f"checkpoints/sample/{prints['sample']}/final/[!.]*.safetensors"
+    attacked = f"checkpoints/evaluate_classifier/{prints['evaluate_classifier']}/robust/[!.]*.json"
+    sampled = f"checkpoints/sample/{prints['sample']}/final/?????.json"
     made = (tmp_path / "runs").glob
     for until, kept in (("evaluate_fidelity", sampled), ("evaluate_classifier", attacked)):
         log = tmp_path / f"{until}.log"
@@ -173,7 +176,7 @@ def test_killed_sampling_and_autoattack_go_on_with_what_is_missing(pipeline, tmp
     samples = Path(stages["sample"]["artifact"])
     assert len(list(samples.glob("samples-*.tar"))) == 6
     for name, time_ns in finished.items():  # the very same files
-        assert (samples / name).stat().st_mtime_ns == time_ns
+        assert (samples / f"samples-{name}").with_suffix(".safetensors").stat().st_mtime_ns == time_ns
     table = Path(stages["evaluate_classifier"]["artifact"]) / "robust.parquet"
     before = pq.ParquetFile(table).read()
     shards = {file.name: file.read_bytes() for file in samples.glob("samples-*.tar")}
@@ -238,7 +241,7 @@ def _folders(result: dict[str, Any]) -> dict[str, Path]:
 def _context(arguments: list[str], inputs: dict[str, Path], checkpoints: Path) -> StageContext:
     changes = (*arguments[arguments.index("--set") + 1 :: 2], "compute.num_workers=1")
     recipe, _ = load_recipe("digits", changes)
-    return StageContext(recipe.settings, inputs, Path(), checkpoints, Silent(), {}, run_workers)
+    return StageContext(recipe.settings, inputs, Path(), checkpoints, Silent(), {}, run_workers, spread)
 
 
 def _check_choice(result: dict[str, Any], arguments: list[str]) -> None:
@@ -268,10 +271,11 @@ def _check_samples(result: dict[str, Any], arguments: list[str], checkpoints: Pa
     }
     context = _context(arguments, inputs, checkpoints)
     with one_thread():
-        parts = Makers(context).make("final", int(result["metrics"]["sample_steps"]))
+        layout, steps = Layout(1100, 8), int(result["metrics"]["sample_steps"])
+        parts = Parts(context, SampleMaker).make(SampleMaker.final, layout.num_parts, "parts", layout, steps)
     assert len(parts) == 3
-    for number in range(3):
-        made = folders["sample"] / parts.shard(number).name
-        assert made.read_bytes() == parts.shard(number).read_bytes()
-        ours, theirs = load_file(parts.tensors(number)), load_file(made.with_suffix(".safetensors"))
+    for part in parts:
+        made = folders["sample"] / f"samples-{part.number:05d}.tar"
+        assert made.read_bytes() == part.beside(SHARD).read_bytes()
+        ours, theirs = load_file(part.tensors), load_file(made.with_suffix(".safetensors"))
         assert all(torch.equal(ours[name], theirs[name]) for name in ("pooled", "logits", "energy"))

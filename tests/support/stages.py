@@ -12,6 +12,7 @@ from atjem.models.registry import build_model
 from data.build import build
 from data.part import Job
 from data.sources.named import open_source
+from pipelines.compute.spread import spread
 from pipelines.compute.team import run_workers
 from pipelines.context import Silent, StageContext, select
 from pipelines.graph import build_graph
@@ -40,7 +41,7 @@ def make_context(
     (folder / "artifact").mkdir(parents=True)
     settings = select(recipe.settings, build_graph(recipe.settings)[node].reads)
     return StageContext(
-        settings, inputs, folder / "artifact", folder / "checkpoints", Silent(), {}, run_workers
+        settings, inputs, folder / "artifact", folder / "checkpoints", Silent(), {}, run_workers, spread
     )
 
 

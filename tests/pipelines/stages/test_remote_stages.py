@@ -11,7 +11,8 @@ from data.build import here
 from data.sources.named import open_source
 from pipelines.context import StageContext
 from pipelines.stages import counterfactuals, preprocess, sample, train_stage1
-from pipelines.stages.sample_parts import PartMaker, parts_of
+from pipelines.stages.parts import Part, Parts
+from pipelines.stages.sample_parts import Layout, SampleMaker
 from pipelines.workdir.mirror import sent_steps
 from pipelines.workdir.shared_store import SharedStore
 from tests.support.servers import Proxy
@@ -39,13 +40,16 @@ def test_samples_of_one_machine_are_taken_by_another(at, inputs, tmp_path):
     _publish(at("a"), inputs)
     first = _context(at("a"), tmp_path / "first", "sample")
     assert all(folder.is_relative_to(tmp_path / "a") for folder in first.inputs.values())
-    PartMaker(first).selection(0)
-    PartMaker(first).final(0, 4)
+    parts = Parts(first, SampleMaker)
+    made = parts.make(SampleMaker.selection, 1, "parts", Layout(30, 20))
+    made += parts.make(SampleMaker.final, 1, "parts", Layout(50, 20), 4)
     second = _context(at("b"), tmp_path / "second", "sample")
-    assert parts_of(second, "final").missing() == [0]
+    there = [Part(second.checkpoints / part.folder.name, 0).tensors for part in made]
+    assert not any(file.exists() for file in there)
     second.mirror.pull()
-    assert parts_of(second, "selection").missing() == parts_of(second, "final").missing() == []
+    times = [file.stat().st_mtime_ns for file in there]
     sample.run(second)
+    assert [file.stat().st_mtime_ns for file in there] == times
     alone = make_context(tmp_path / "alone", inputs)
     sample.run(alone)
     assert _bytes(second.folder, "*.tar") == _bytes(alone.folder, "*.tar")
@@ -62,8 +66,10 @@ def test_batches_of_counterfactuals_are_sent_as_they_are_finished(at, inputs, tm
     first = _context(at("a"), tmp_path / "first", node)
     counterfactuals.run(first)
     first.mirror.wait()
-    sent = at("b").remote.entries(f"checkpoints/{node}/key/counterfactuals")
-    assert len([name for name in sent if not name.startswith(".")]) == 6  # two batches within three budgets
+    sent = at("b").remote.entries(f"checkpoints/{node}/key/changed")
+    assert (
+        len([name for name in sent if name.endswith(".safetensors")]) == 6
+    )  # two batches within three budgets
     second = _context(at("b"), tmp_path / "second", node)
     second.mirror.pull()
     before = {file: file.stat().st_mtime_ns for file in second.checkpoints.rglob("[!.]*.safetensors")}

@@ -92,15 +92,15 @@ def test_damaged_checkpoint_counts_as_never_sent(at):
 def test_parts_and_notes_come_and_go(at):
     mirror = at("a").mirror("sample", "key")
     (mirror.folder / "final").mkdir(parents=True)
-    for name in ("final/one.tar", "final/one.safetensors", "diverged.json"):
+    for name in ("final/one.tar", "final/00000.json", "diverged.json"):
         (mirror.folder / name).write_bytes(name.encode())
-    mirror.push(mirror.folder / "final/one.tar", mirror.folder / "final/one.safetensors")
+    mirror.push(mirror.folder / "final/one.tar", mirror.folder / "final/00000.json")
     mirror.push(mirror.folder / "diverged.json")
     mirror.wait()
     assert at("b").finished_parts("sample", "key") == "1 finished parts"
     other = at("b").mirror("sample", "key")
     other.pull()
-    for name in ("final/one.tar", "final/one.safetensors", "diverged.json"):
+    for name in ("final/one.tar", "final/00000.json", "diverged.json"):
         assert (other.folder / name).read_bytes() == name.encode()
     (other.folder / "diverged.json").unlink()
     other.push(other.folder / "diverged.json")
