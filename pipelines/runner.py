@@ -4,7 +4,9 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from graphlib import TopologicalSorter
+from math import inf
 from pathlib import Path
 from traceback import format_exception
 from typing import IO, Any
@@ -14,6 +16,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, Worker
 
 from pipelines.causes import cause
 from pipelines.compute.channel import open_mailbox
+from pipelines.compute.nodes import smallest_memory
 from pipelines.compute.team import is_final
 from pipelines.execute import Task, execute
 from pipelines.graph import Node
@@ -64,7 +67,7 @@ class Runner:
         self.tasks: dict[str, Task] = {}
         self.restarts: Counter[str] = Counter()
         self.mailbox = mailbox
-        self.stop_deadline = float("inf")
+        self.stop_deadline = inf
 
     def run(self) -> Outcome:
         """Ends when every node has ended, or, once asked to stop, when training has saved itself."""
@@ -85,6 +88,11 @@ class Runner:
             for lock in self.locks.values():
                 lock.close()
         return self.outcome
+
+    @cached_property
+    def memory(self) -> float:
+        """Bytes that an evaluation may take, wherever its parts run: its batches depend on it."""
+        return smallest_memory(self.plan.settings) or inf
 
     def _abandon(self) -> None:
         """Nobody will look after what runs: no other run may meet it at work."""
@@ -179,6 +187,7 @@ class Runner:
             self.mailbox,
             self.recorder.node_starts(node),
             self.recorder.provenance,
+            self.memory,
         )
         self.tasks[node.name] = task
         self.running[self._submit(task)] = node.name
@@ -270,7 +279,7 @@ class Runner:
     def _stop(self) -> None:
         """Training saves itself; everything else is ended at once."""
         training = [name for name in self.running.values() if name.startswith("train_")]
-        if self.stop_deadline == float("inf"):
+        if self.stop_deadline == inf:
             saves = f": training writes a last checkpoint (up to {_STOP_SECONDS} s)" if training else ""
             self.terminal.say(f"stopping{saves}")
             self.stop_deadline = time.monotonic() + _STOP_SECONDS

@@ -51,6 +51,7 @@ def smoke_settings(settings: Settings, available: dict[str, float]) -> Settings:
         evaluate={
             "feature_extractor": _extractor(settings),
             "extractor_steps": 0,
+            "precision": settings.evaluate.precision if compute.get("gpus_per_worker", 1) else "fp32",
             "inception_weights": None,
             "reference_statistics": None,
             "robust": {"num_images": _BATCH, "iterations": _ATTACK_STEPS, "pgd_steps": _ATTACK_STEPS},

@@ -238,6 +238,7 @@ class Session:
     def _connect(self, stack: ExitStack) -> int:
         """Starts or joins Ray, which is imported only now. Returns how many trials run at a time."""
         from pipelines.compute import cluster
+        from pipelines.compute.nodes import check_memory_of_nodes
 
         settings = self.study.settings(self.study.recipe)
         local, threads = local_resources(settings), settings.compute.cpus_per_worker
@@ -246,7 +247,8 @@ class Session:
         )
         there = stack.enter_context(session)
         concurrent = self.concurrent or fitting(settings, there)
-        if problems := check_shape(settings, there, concurrent, "the cluster"):
+        problems = check_shape(settings, there, concurrent, "the cluster")
+        if problems := problems + (check_memory_of_nodes(settings) if self.ray_address else []):
             raise BadInput(problems)
         self.stop.arm()  # Ray takes SIGTERM for itself
         return concurrent

@@ -26,13 +26,15 @@ ELSEWHERE = {
         "pipelines/causes.py pipelines/number_text.py pipelines/usage.py pipelines/preflight/files.py"
         " data/command_line.py"
     ),
-    "tests/pipelines/stages/test_evaluate_classifier.py: its half that attacks": "pipelines/stages/robust.py",
+    "tests/pipelines/stages/test_evaluate_classifier.py: its parts, and its half that attacks": (
+        "pipelines/stages/classifier_parts.py pipelines/stages/robust.py"
+    ),
     "tests/pipelines/stages/test_evaluate_fidelity.py: its files of features": (
         "pipelines/stages/reference.py pipelines/stages/tensors.py"
     ),
     "tests/pipelines/workdir/test_shared_store.py: how it moves files": "pipelines/workdir/transfer.py",
-    "tests/faults/test_nodes.py: needs a cluster that loses nodes": "pipelines/compute/team.py",
     "tests/faults/test_cluster.py: needs a cluster of several nodes": "pipelines/compute/nodes.py",
+    "tests/pipelines/compute/test_spread.py: the rule that spread obeys": "pipelines/compute/priority.py",
     "tests/sweeps/test_tune_pgd.py: a real sweep goes through them": (
         "sweeps/figures.py sweeps/jobs.py sweeps/results.py sweeps/session.py"
         " sweeps/trial.py sweeps/tuning.py"

@@ -82,21 +82,25 @@ def training_bytes(
     updated: int,
     moments: int,
     recompute: bool,
+    compiled: bool = False,
+    several: bool = False,
 ) -> float:
     """An estimate of the most memory that a training step takes on one device.
 
     attacked, updated: images in the attacks' and the update's batch (DAT: two and three times a worker's
     micro-batch); `moments`: tensors that the optimiser keeps for each parameter (SGD one, AdamW two).
-    Weights, gradients, moments and average are fp32; attacks and update do not overlap in time.
+    Weights, gradients, moments and average are fp32. Attacks and update do not overlap in time, but a
+    compiled attack keeps its memory as long as its CUDA graph. several: DDP's buckets copy the gradients.
     """
     own = footprint(
         arch, num_classes=num_classes, channels=channels, image_size=image_size, precision=precision
     )
-    standing = 4 * own.parameters * (1 + 1 + moments + 1)
+    standing = 4 * own.parameters * (1 + 1 + moments + 1 + several)
     twin = (2 if precision == "bf16" else 4 * (not arch.startswith("convnext"))) * own.parameters
     casts = 2 * own.parameters if precision == "bf16" else 0
     kept = updated * (own.recompute if recompute else own.update)
-    return standing + twin + casts + _TEMPORARIES * max(attacked * own.attack, kept)
+    passes = (attacked * own.attack, kept)
+    return standing + twin + casts + _TEMPORARIES * (sum(passes) if compiled else max(passes))
 
 
 def evaluation_bytes(

@@ -125,14 +125,13 @@ def _main(options: Options, *, plan_only: bool, status_only: bool) -> int:
             plan = planned(recipe, store, options)
             terminal = Terminal(to_stderr=options.as_json)
             if plan_only:
-                there = "the cluster" if options.ray_address else "this machine"
-                return _show_plan(recipe, plan, available, there, terminal, as_json=options.as_json)
+                unfit = [] if options.ray_address else _unfit(recipe, available)
+                return _show_plan(recipe, plan, unfit, terminal, as_json=options.as_json)
             return _show_status(recipe, plan, store, terminal, options)
     problems += check_settings(recipe.settings, trust_checkpoint=options.trust_checkpoint)
     problems += _check_store(store, recipe, options)
     if not options.ray_address:
-        problems += check_resources(recipe.settings, local_resources(recipe.settings), "this machine")
-        problems += check_fit(recipe.settings)
+        problems += _unfit(recipe, local_resources(recipe.settings))
     tracking_uri = options.tracking_uri
     if tracking_uri is None:
         tracking_uri = f"sqlite:///{store.workdir / 'mlflow.db'}"
@@ -150,12 +149,14 @@ def _check_store(store: Store, recipe: Recipe, options: Options) -> list[Problem
     return here + check_remote(store.remote, options.tracking_uri)
 
 
-def _show_plan(
-    recipe: Recipe, plan: Plan, available: dict[str, float], there: str, terminal: Terminal, *, as_json: bool
-) -> int:
-    """Also what of the recipe's training does not fit here: it may be planned for another place."""
+def _unfit(recipe: Recipe, available: dict[str, float]) -> list[Problem]:
+    return check_resources(recipe.settings, available, "this machine") + check_fit(recipe.settings)
+
+
+def _show_plan(recipe: Recipe, plan: Plan, unfit: list[Problem], terminal: Terminal, *, as_json: bool) -> int:
+    """Also what of the recipe does not fit here: it may be planned for another place."""
     terminal.plan(plan)
-    for problem in check_resources(recipe.settings, available, there):
+    for problem in unfit:
         terminal.say(f"beware: would be refused: {str(problem).removeprefix('error: ')}", "yellow")
     working = sum(step.will_run for step in plan.steps.values())
     reused = sum(step.action == "cached" for step in plan.steps.values())

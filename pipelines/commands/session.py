@@ -71,14 +71,15 @@ def _lost(terminal: Terminal, stop: StopRequest, other: str) -> None:
 def _connect(stack: ExitStack, recipe: Recipe, plan: Plan, store: Store, options: Options) -> None:
     """Imports Ray only now that there is something to run."""
     from pipelines.compute import cluster
-    from pipelines.compute.nodes import check_nodes
+    from pipelines.compute.nodes import check_memory_of_nodes, check_nodes
 
     local, threads = local_resources(recipe.settings), recipe.settings.compute.cpus_per_worker
     num_cpus, num_gpus = int(local["CPU"]), int(local.get("GPU", 0))
     session = cluster.session(options.ray_address, num_cpus, num_gpus, threads, code=plan.code)
     problems = check_resources(recipe.settings, stack.enter_context(session), "the cluster")
-    if isinstance(store, SharedStore) and options.ray_address:
-        problems += check_nodes(store, recipe.settings)
+    if options.ray_address:
+        problems += check_memory_of_nodes(recipe.settings)
+        problems += check_nodes(store, recipe.settings) if isinstance(store, SharedStore) else []
     if problems:
         raise BadInput(problems)
 

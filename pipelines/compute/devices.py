@@ -1,9 +1,10 @@
-"""What this machine has, and whether a recipe's training fits it."""
+"""What this machine has, and whether a recipe fits it."""
 
 import os
+import subprocess
 from pathlib import Path
 
-from pipelines.compute.memory import stage_bytes
+from pipelines.compute.memory import needs
 from pipelines.problems import Problem
 from pipelines.settings import Settings
 
@@ -46,35 +47,42 @@ def local_resources(settings: Settings) -> dict[str, float]:
 
 
 def check_fit(settings: Settings) -> list[Problem]:
-    """Training's estimated memory, and its precision, on this machine's devices."""
-    return [*_check_memory(settings), *_check_precision(settings)]
+    """The estimated memory of training and evaluation, and their precision, on this machine's devices."""
+    gpu = settings.compute.gpus_per_worker > 0
+    what = "a worker's GPU" if gpu else "each worker's share of this machine's memory"
+    return [*check_memory(settings, worker_memory(settings), what), *_check_precision(settings)]
 
 
-def _check_memory(settings: Settings) -> list[Problem]:
+def check_memory(settings: Settings, there: float, what: str) -> list[Problem]:
+    """there: bytes of `what`, which a worker of each stage must fit; 0 when unknown."""
+    return [
+        Problem(
+            need.setting,
+            f"{need.given} takes about {need.bytes / 1e9:.0f} GB each",
+            f"{what} is {there / 1e9:.0f} GB: {need.ways_out}",
+        )
+        for need in needs(settings)
+        if 0 < there < need.bytes
+    ]
+
+
+def worker_memory(settings: Settings) -> float:
+    """Bytes of this machine that one worker may take: of its GPU, or its share of the memory; 0: unknown."""
     compute = settings.compute
     if compute.gpus_per_worker:
-        there, what = _gpu_bytes() * min(1, compute.gpus_per_worker), "a worker's GPU"
-    else:
-        there, what = _ram_bytes() / compute.num_workers, "each worker's share of this machine's memory"
-    problems = []
-    for name, needed in stage_bytes(settings).items():
-        if 0 < there < needed:
-            size, workers = getattr(settings, name).batch_size, compute.num_workers
-            given = (
-                f"{size} over {workers} worker{'s' * (workers > 1)} takes about {needed / 1e9:.0f} GB each"
-            )
-            allowed = f"{what} is {there / 1e9:.0f} GB: use a smaller batch or raise {name}.accumulate"
-            if name == "stage2" and not compute.activation_checkpointing:
-                allowed += ", or set compute.activation_checkpointing=true"
-            problems.append(Problem(f"{name}.batch_size", given, allowed))
-    return problems
+        return _gpu_bytes() * min(1, compute.gpus_per_worker)
+    return _ram_bytes() / compute.num_workers
 
 
 def _check_precision(settings: Settings) -> list[Problem]:
-    if settings.compute.precision != "bf16" or settings.compute.gpus_per_worker or _has_bf16():
+    if settings.compute.gpus_per_worker or _has_bf16():
         return []
+    chosen = {
+        "compute.precision": settings.compute.precision,
+        "evaluate.precision": settings.evaluate.precision,
+    }
     allowed = "this CPU only imitates it, twenty times slower than fp32; use fp32"
-    return [Problem("compute.precision", "'bf16' without a GPU", allowed)]
+    return [Problem(name, "'bf16' without a GPU", allowed) for name, own in chosen.items() if own == "bf16"]
 
 
 def _has_bf16() -> bool:
@@ -90,11 +98,15 @@ def _has_bf16() -> bool:
 
 
 def _gpu_bytes() -> float:
-    """Of the smallest GPU here; 0 where there is none."""
-    import torch
-
-    indices = range(torch.cuda.device_count())
-    return min((torch.cuda.get_device_properties(index).total_memory for index in indices), default=0)
+    """Of the smallest GPU here, without torch: its driver says; 0 where there is none or no word of it."""
+    amd = [int(file.read_text()) for file in Path("/sys/class/drm").glob("card*/device/mem_info_vram_total")]
+    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        said = []
+    nvidia = [int(mebibytes) << 20 for mebibytes in said if mebibytes.isdigit()]
+    return min(nvidia or amd, default=0)
 
 
 def _ram_bytes() -> float:

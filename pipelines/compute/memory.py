@@ -1,8 +1,9 @@
-"""How much memory a recipe's training takes, estimated from its network's footprint without torch."""
+"""How much memory a recipe's stages take, estimated from its network's footprint without torch."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from atjem.models.footprint import footprint, training_bytes
+from atjem.models.footprint import evaluation_bytes, footprint, training_bytes
 from atjem.models.names import parse_convnext
 from data.sources.named import NAMED
 from pipelines.settings import Settings, Stage
@@ -14,6 +15,61 @@ _IMAGES = {
     "jem": (1, 2),
 }  # attacked and updated for each image of a batch
 _MOMENTS = {"sgd": 1, "adamw": 2}
+_INCEPTION = 2.7e9  # its weights, and 250 images at 299 pixels: counted on tensors without values
+
+
+@dataclass(frozen=True)
+class Need:
+    """The most bytes that a worker takes at a time; for what, by which setting, and what would lower it."""
+
+    bytes: float
+    setting: str
+    given: str
+    ways_out: str
+
+
+def needs(settings: Settings) -> list[Need]:
+    """Of training, for each stage that has steps, and of evaluation."""
+    return [*_of_training(settings), *_of_evaluation(settings)]
+
+
+def _of_training(settings: Settings) -> list[Need]:
+    compute, found = settings.compute, []
+    for name, needed in stage_bytes(settings).items():
+        given = f"{getattr(settings, name).batch_size} over {compute.num_workers} "
+        given += f"worker{'s' * (compute.num_workers > 1)}"
+        ways_out = f"use a smaller batch or raise {name}.accumulate"
+        if name == "stage2" and not compute.activation_checkpointing:
+            ways_out += ", or set compute.activation_checkpointing=true"
+        found.append(Need(needed, f"{name}.batch_size", given, ways_out))
+    return found
+
+
+def _of_evaluation(settings: Settings) -> list[Need]:
+    """Sampling's batch is part of its result; the others take what fits, one image at least."""
+    evaluate, sample = settings.evaluate, settings.sample
+    extractor = _INCEPTION if evaluate.feature_extractor == "inception" else 0
+    lower = "" if evaluate.precision == "bf16" else ", or set evaluate.precision=bf16"
+    images = evaluate.batch_size or 1
+    return [
+        Need(
+            _evaluation_bytes(settings, sample.batch_size) + extractor,
+            "sample.batch_size",
+            f"{sample.batch_size} images that ascend together",
+            f"use a smaller batch{lower}",
+        ),
+        Need(
+            _evaluation_bytes(settings, images) + extractor,
+            "evaluate.batch_size",
+            f"{images} image{'s' * (images > 1)} at a time",
+            f"leave it out to take what fits{lower}" if evaluate.batch_size else f"use more memory{lower}",
+        ),
+    ]
+
+
+def _evaluation_bytes(settings: Settings, images: int) -> float:
+    shape = _shape(settings) | {"precision": settings.evaluate.precision}
+    return evaluation_bytes(settings.model.arch, **shape, images=images)
 
 
 def stage_bytes(settings: Settings) -> dict[str, float]:
@@ -35,13 +91,12 @@ def recomputes(settings: Settings, stage: str) -> bool:
 def weight(settings: Settings) -> str:
     """One line: parameters, work and memory."""
     own = footprint(settings.model.arch, **_shape(settings))
-    needs = ", ".join(
-        f"stage {name[-1]} about {max(needed / 1e9, 0.1):.1f} GB"
-        for name, needed in stage_bytes(settings).items()
-    )
+    found = {f"stage {name[-1]}": needed for name, needed in stage_bytes(settings).items()}
+    found["evaluation"] = max(need.bytes for need in _of_evaluation(settings))
+    told = ", ".join(f"{name} about {max(needed / 1e9, 0.1):.1f} GB" for name, needed in found.items())
     line = f"{settings.model.arch}: {own.parameters / 1e6:.3g} M parameters, "
     line += f"{own.flops / 1e9:.3g} GFLOP an image and pass"
-    return f"{line}; memory of a training worker: {needs}" if needs else line
+    return f"{line}; memory of a worker: {told}"
 
 
 def _bytes(settings: Settings, stage: Stage, objective: str, *, recompute: bool) -> float:
@@ -54,6 +109,8 @@ def _bytes(settings: Settings, stage: Stage, objective: str, *, recompute: bool)
         updated=updated * images,
         moments=_MOMENTS[stage.optimizer.name],
         recompute=recompute,
+        compiled=settings.compute.compile,
+        several=settings.compute.num_workers > 1,
     )
 
 

@@ -1,6 +1,6 @@
-"""Whether the machines of a Ray cluster can do their part with an object store: asked before any work."""
+"""What only the machines of a Ray cluster can tell: asked by a small task on each of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -8,6 +8,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.causes import cause
+from pipelines.compute.devices import check_memory, worker_memory
 from pipelines.files import path_exists
 from pipelines.plan import FILES
 from pipelines.preflight.places import check_place
@@ -21,15 +22,41 @@ _ANSWER_SECONDS = 120
 
 def check_nodes(store: SharedStore, settings: Settings) -> list[Problem]:
     """Every node reaches the store, has room for its cache, and the files that settings name."""
-    ask = ray.remote(num_cpus=0, max_retries=0)(_wrong_here)
-    asked = {
-        f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})": ask.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(store, settings)
+    return [problem for name, answer in _ask(_wrong_here, store, settings) for problem in _told(name, answer)]
+
+
+def check_memory_of_nodes(settings: Settings) -> list[Problem]:
+    """A worker of each stage fits the nodes that have a GPU, where the recipe asks for GPUs."""
+    there = smallest_memory(settings)
+    return check_memory(settings, there, "the smallest of the cluster's workers")
+
+
+def smallest_memory(settings: Settings) -> float:
+    """Bytes that a worker may take on whichever node it runs; 0 when no node knows."""
+    if len(ray.nodes()) == 1:
+        return worker_memory(settings)
+    found = []
+    for _, answer in _ask(worker_memory, settings):
+        try:
+            found.append(float(ray.get(answer, timeout=_ANSWER_SECONDS)))
+        except RayError:  # a node that is going: its workers will start elsewhere
+            continue
+    return min((memory for memory in found if memory), default=0)
+
+
+def _ask(question: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
+    """Each node's name and its answer to be."""
+    ask = ray.remote(num_cpus=0, max_retries=0)(question)
+    return [
+        (
+            f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})",
+            ask.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(*arguments),
+        )
         for node in ray.nodes()
         if node["Alive"]
-    }
-    return [problem for name, answer in asked.items() for problem in _told(name, answer)]
+    ]
 
 
 def _told(node: str, answer: Any) -> Iterator[Problem]:

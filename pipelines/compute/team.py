@@ -127,7 +127,7 @@ class _Team:
     def _must_wait(self, error: ControllerError, num: int) -> bool:
         """Whether they only waited in vain: all nodes are there, and what they need is taken for now."""
         timed_out = type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError"
-        return timed_out and self._room() >= num and not self.context.report.stopping()
+        return timed_out and self._room() >= num
 
     def _run(self, num: int) -> bool:
         """True when the workers were paused because more fit."""

@@ -247,6 +247,7 @@ def _make_learner(
     compute: "Compute",
 ) -> Learner:
     allow_tf32(compute.precision)
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes
     model = model.to(memory_format=torch.channels_last)
     alone, settings = _world_size() == 1, stage.optimizer
     if not alone:

@@ -20,3 +20,15 @@ class Slowly:
                 time.sleep(0.05)
             (self.folder / str(number)).touch()
             yield number
+
+
+class Touch:
+    """A training worker that leaves a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, config: dict[str, Any]) -> None:
+        import ray.train
+
+        (self.folder / f"rank-{ray.train.get_context().get_world_rank()}").touch()

@@ -31,10 +31,20 @@ def test_what_saves_memory(override):
     assert less < 0.75 * whole
 
 
+def test_what_takes_more_memory():
+    """A compiled attack keeps its memory; buckets of several workers' gradients are copies."""
+    alone = ("compute.num_workers=1", "stage2.batch_size=64")
+    plain = stage_bytes(settings("imagenet256", *alone))["stage2"]
+    compiled = stage_bytes(settings("imagenet256", *alone, "compute.compile=true"))["stage2"]
+    assert compiled - plain == pytest.approx(1.1 * 128 * 54.1e6)
+    assert stage_bytes(settings("imagenet256"))["stage2"] - plain == pytest.approx(4 * 25.6e6, rel=0.01)
+
+
 def test_weight_in_one_line():
     line = weight(settings("imagenet256"))
     assert line.startswith("resnet-50: 25.6 M parameters, 10.7 GFLOP an image and pass; memory")
-    assert "stage 2 about 24.2 GB" in line
+    assert "stage 2 about 24.3 GB" in line
+    assert "evaluation about 6.7 GB" in line
     assert "stage 1" not in line
 
 
