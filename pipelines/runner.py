@@ -17,6 +17,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, Worker
 from pipelines.causes import cause
 from pipelines.compute.channel import open_mailbox
 from pipelines.compute.nodes import smallest_memory
+from pipelines.compute.priority import remove_mark
 from pipelines.compute.team import is_final
 from pipelines.execute import Task, execute
 from pipelines.graph import Node
@@ -218,6 +219,8 @@ class Runner:
 
     def _finish(self, name: str, reference: Any) -> None:
         step = self.plan.steps[name]
+        if step.node.has_workers:
+            remove_mark(str(step.key))  # a task that was killed leaves it behind
         try:
             manifest = ray.get(reference)
         except ray.exceptions.RayError as error:

@@ -46,7 +46,7 @@ def _follow(
 ) -> Iterator[int]:
     while waiting or running:
         while waiting and len(running) < most and not training_waits():
-            own = [waiting.popleft() for _ in range(-(-len(waiting) // (2 * most)))]
+            own = share(waiting, most)
             running[submit(own)] = own.copy()
         if not running:
             time.sleep(_WAIT_SECONDS)
@@ -60,6 +60,11 @@ def _follow(
             else:
                 running[stream].remove(number)
                 yield number
+
+
+def share(waiting: deque[int], num_workers: int) -> list[int]:
+    """Takes what the next task is to make: neighbours, half of a worker's share of what is left."""
+    return [waiting.popleft() for _ in range(-(-len(waiting) // (2 * num_workers)))]
 
 
 def _make(context: StageContext, make: MakeParts, numbers: Sequence[int]) -> Iterator[int]:

@@ -3,6 +3,7 @@
 Nothing here can change a result, so stages are given it (`StageContext.run_workers`) and do not import it.
 """
 
+import secrets
 import shutil
 import threading
 import time
@@ -16,7 +17,7 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, 
 from ray.train.torch import TorchTrainer
 
 from pipelines.causes import cause, innermost
-from pipelines.compute.priority import mark_waiting, remove_mark
+from pipelines.compute.priority import mark_waiting, remove_groups, remove_mark
 from pipelines.context import StageContext, Worker
 
 if TYPE_CHECKING:
@@ -48,16 +49,21 @@ def run_workers(worker: Worker, context: StageContext, stage: "Stage") -> None:
 
 
 def _run(worker: Worker, context: StageContext, num: int, *, use_gpu: bool = True) -> None:
-    """One Ray Train run; `num` 0 is one worker in this process. Raises what ended it."""
+    """One Ray Train run; `num` 0 is one worker in this process. Raises what ended it.
+
+    When a worker dies as it starts, Ray Train leaves its placement group behind. To find it, each worker asks
+    for a number of bytes of memory, up to a mebibyte, that no other run asks for.
+    """
     compute, books = context.settings.compute, context.folder / _RAY_FOLDER
     path, filesystem = context.mirror.storage(books) if num else (str(books), None)
-    TorchTrainer(
+    memory = 1 + secrets.randbelow(1 << 20)
+    trainer = TorchTrainer(
         worker,
         train_loop_config={"context": context},
         scaling_config=ScalingConfig(
             num_workers=num,
             use_gpu=use_gpu and compute.gpus_per_worker > 0,
-            resources_per_worker=_resources(compute),
+            resources_per_worker=_resources(compute) | ({"memory": memory} if num else {}),
         ),
         run_config=RunConfig(
             name=f"{context.checkpoints.parent.name}-{context.checkpoints.name}-{time.time_ns()}",
@@ -65,7 +71,12 @@ def _run(worker: Worker, context: StageContext, num: int, *, use_gpu: bool = Tru
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    finally:
+        if num:
+            remove_groups(memory)
 
 
 def _resources(compute: "Compute") -> dict[str, float]:
@@ -79,10 +90,10 @@ class _Started:
     """A worker that no longer waits."""
 
     worker: Worker
-    mark: Any
+    training: str
 
     def __call__(self, config: dict[str, Any]) -> None:
-        remove_mark(self.mark)
+        remove_mark(self.training)
         self.worker(config)
 
 
@@ -91,7 +102,7 @@ class _Team:
 
     def __init__(self, context: StageContext, worker: Worker, stage: "Stage") -> None:
         self.context, self.worker, self.stage, self.compute = context, worker, stage, context.settings.compute
-        self.restarts = 0
+        self.restarts, self.name = 0, context.checkpoints.name
 
     def run(self) -> None:
         """Until the training has ended or stopped."""
@@ -135,8 +146,8 @@ class _Team:
         watcher = threading.Thread(target=self._watch, args=(num, done, grew), daemon=True)
         watcher.start()
         try:
-            with mark_waiting(num, _resources(self.compute)) as mark:
-                _run(_Started(self.worker, mark), self.context, num)
+            with mark_waiting(self.name, num, _resources(self.compute)):
+                _run(_Started(self.worker, self.name), self.context, num)
         finally:
             done.set()
             watcher.join()

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import ray
 from ray.exceptions import RayTaskError
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from pipelines.compute.cluster import session
-from pipelines.compute.priority import mark_waiting, remove_mark, training_waits
+from pipelines.compute.priority import mark_waiting, remove_groups, remove_mark, training_waits
 from pipelines.compute.spread import spread
 from pipelines.context import StageContext
 from tests.support.servers import wait_until
@@ -50,7 +50,7 @@ def test_waiting_training_gets_what_parts_leave_and_parts_get_it_back(context, t
     """The parts that are being made are finished, and no other is begun before the training has begun."""
     parts = spread(context, Slowly(tmp_path, stuck=range(8)), range(24))
     made = [next(parts)]
-    with mark_waiting(8, {"CPU": 1, "GPU": 1}):
+    with mark_waiting("training", 8, {"CPU": 1, "GPU": 1}):
         (tmp_path / "go").touch()
         training = placement_group([{"CPU": 1, "GPU": 1}] * 8)
         made += [next(parts) for _ in range(len(begun(tmp_path)) - 1)]
@@ -68,13 +68,13 @@ def begun(folder: Path) -> list[str]:
 def test_training_that_waits_for_another_training_holds_nothing_up():
     """What parts leave would not be enough for it."""
     assert not training_waits()
-    with mark_waiting(6, {"GPU": 1}) as mark:
+    with mark_waiting("training", 6, {"GPU": 1}):
         assert training_waits()
         other = taken({"GPU": 1}, num=4)
         assert not training_waits()
         remove_placement_group(other)
         wait_until(training_waits, 30)
-        remove_mark(mark)
+        remove_mark("training")
         wait_until(lambda: not training_waits(), 30)
 
 
@@ -82,3 +82,11 @@ def test_failed_part_fails_the_stage_and_frees_its_workers(context, tmp_path):
     with pytest.raises(RayTaskError, match="part -1 cannot be made"):
         list(spread(context, Slowly(tmp_path, stuck=[1]), [1, 2, -1]))
     wait_until(lambda: ray.available_resources().get("GPU") == 8, 60)
+
+
+def test_group_that_a_dead_training_left_behind_is_removed():
+    left, other = taken({"GPU": 4, "memory": 4711}), taken({"GPU": 4, "memory": 4712})
+    remove_groups(4711)
+    wait_until(lambda: ray.available_resources().get("GPU") == 4, 60)
+    assert placement_group_table(left)["state"] == "REMOVED"
+    remove_placement_group(other)

@@ -5,6 +5,8 @@ from typing import ClassVar
 import pytest
 import torch
 
+from pipelines.compute.cluster import session
+from pipelines.stages import counterfactuals, evaluate_classifier, reference_stats
 from pipelines.stages.parts import Part, Parts
 from tests.support.stages import make_context
 
@@ -56,3 +58,30 @@ def test_part_made_with_other_arguments_is_made_again(squares):
     (_, last) = squares(2, factor=3)
     assert Squares.made == [0, 1]
     assert last.beside(".txt").read_text() == "1"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_make_what_one_makes(inputs, tmp_path):
+    """Every stage that has parts: the same metrics and the same files, bit for bit."""
+    changes = (
+        "evaluate.robust.num_images=40",
+        "evaluate.robust.pgd_steps=2",
+        "evaluate.batch_size=12",
+        "evaluate.ood.steps=2",
+    )
+    stages = {
+        "reference_stats": reference_stats,
+        "evaluate_classifier": evaluate_classifier,
+        "evaluate_classifier.counterfactuals": counterfactuals,
+    }
+    with session(None, 2, 0, 1, also=("tests",)):
+        for node, stage in stages.items():
+            facts, files = [], []
+            for num in (1, 2):
+                own = (*changes, f"compute.num_workers={num}")
+                context = make_context(tmp_path / node / str(num), inputs, *own, node=node)
+                facts.append(stage.run(context))
+                files.append({f.name: f.read_bytes() for f in context.folder.rglob("*") if f.is_file()})
+            assert facts[0] == facts[1]
+            assert files[0] == files[1]
