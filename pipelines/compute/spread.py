@@ -24,7 +24,8 @@ def spread(context: StageContext, make: MakeParts, numbers: Sequence[int]) -> It
     towards the end, so that all tasks end at about the same time. While a training waits for its workers, a
     task ends with the part that it is making, and no other is submitted.
     """
-    compute, quiet = context.settings.compute, replace(context, report=Silent())
+    compute = context.settings.compute
+    own = context if len(numbers) == 1 else replace(context, report=Silent())  # one part tells of its steps
     task = ray.remote(_make).options(
         num_cpus=compute.cpus_per_worker,
         num_gpus=min(1, compute.gpus_per_worker),
@@ -35,7 +36,7 @@ def spread(context: StageContext, make: MakeParts, numbers: Sequence[int]) -> It
     )
     waiting, running = deque(numbers), dict[Any, list[int]]()
     try:
-        yield from _follow(waiting, running, compute.num_workers, lambda own: task.remote(quiet, make, own))
+        yield from _follow(waiting, running, compute.num_workers, lambda some: task.remote(own, make, some))
     finally:
         for stream in running:  # of a stage that has failed
             ray.cancel(stream, force=True)

@@ -77,7 +77,9 @@ class Parts:
 
     def make(self, kind: Callable[..., Made], num: int, unit: str, *arguments: Any) -> list[Part]:
         """All `num` parts of a kind, a method of the maker; finished ones stay. unit: for the progress."""
-        make = _Make(self.maker, kind.__name__, arguments)
+        make = _Make(
+            self.maker, kind.__name__, arguments, hashlib.sha256(pickle.dumps(arguments)).hexdigest()
+        )
         parts = [Part(self.context.checkpoints / kind.__name__, number) for number in range(num)]
         missing = [part.number for part in parts if not part.is_finished(make.digest)]
         if not missing:
@@ -100,16 +102,16 @@ class Parts:
 
 @dataclass(frozen=True)
 class _Make:
-    """Makes some parts of one kind, in whichever process calls it; picklable."""
+    """Makes some parts of one kind, in whichever process calls it; picklable.
+
+    digest: of the arguments. Parts that were made with others, say for a device with other memory, do not
+    count.
+    """
 
     maker: type[Maker]
     kind: str
     arguments: tuple[Any, ...]
-
-    @property
-    def digest(self) -> str:
-        """Of the arguments: what was made with others, on a device with other memory say, is no use."""
-        return hashlib.sha256(pickle.dumps(self.arguments)).hexdigest()
+    digest: str
 
     def __call__(self, context: StageContext, numbers: Sequence[int]) -> Iterator[int]:
         return self.with_maker(self.maker(context), context, numbers)

@@ -306,9 +306,13 @@ def test_inception_without_weights_and_network_fails_instead_of_substituting(tmp
 @pytest.mark.parametrize("sizes", [(30,), (7, 1, 22)], ids=str)
 def test_moments_add_up_to_mean_and_unbiased_covariance(sizes):
     pooled = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)).double()
-    moments = FeatureMoments()
+    batches, parts = FeatureMoments(), FeatureMoments()
     for part in pooled.split(list(sizes)):
-        moments.add(part)
-    found = moments.statistics()
-    assert found.mu == pytest.approx(pooled.mean(0).numpy())
-    assert found.sigma == pytest.approx(np.cov(pooled.numpy(), rowvar=False))
+        batches.add(part)
+        own = FeatureMoments()
+        own.add(part)
+        parts.merge(FeatureMoments.of(own.tensors()))
+    for moments in (batches, parts):
+        found = moments.statistics()
+        assert found.mu == pytest.approx(pooled.mean(0).numpy())
+        assert found.sigma == pytest.approx(np.cov(pooled.numpy(), rowvar=False))

@@ -13,7 +13,7 @@ from PIL import Image
 from data.build import build
 from data.crops import CentreCrop, random_crop
 from data.decode import crop_pixels
-from data.images import MemoryImages, ShardImages, crop_each, open_images
+from data.images import MemoryImages, ShardImages, by_shard, crop_each, open_images
 from data.shards import MANIFEST_FILE, Dataset, read_manifest
 from data.sources.base import folder_source
 from data.views import decode_views
@@ -233,3 +233,16 @@ def test_jpegs_are_opened_in_every_shape(tmp_path, channels, short_side):
     assert images.get(range(4)).shape == (4, channels, 4, 4)
     assert images.get([1], [random_crop(0)]).shape == (1, channels, 4, 4)
     assert labels.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("shards", "expected"),
+    [
+        (None, [7, 0, 5, 1, 6, 2]),
+        (np.array([3, 3, 2]), [7, 6, 0, 1, 2, 5]),
+        (np.array([8]), [7, 0, 5, 1, 6, 2]),
+    ],
+)
+def test_indices_of_a_shard_follow_each_other(shards, expected):
+    """In the order of each shard's first index; shards hold images 0 to 2, 3 to 5, 6 and 7."""
+    assert by_shard(np.array([7, 0, 5, 1, 6, 2]), shards).tolist() == expected

@@ -44,3 +44,14 @@ def test_stage_1_is_evaluated_without_waiting_for_stage_2():
     graph = build_graph(load_recipe("digits")[0].settings)
     parts = ["sample.stage1", "evaluate_fidelity.stage1", "evaluate_classifier.stage1"]
     assert "train_stage2" not in stage_needs(graph, parts)
+
+
+def test_nodes_ask_for_no_more_than_they_use():
+    settings = load_recipe("imagenet256", [])[0].settings
+    graph = build_graph(settings)
+    without = {name for name, node in graph.items() if not node.uses_gpu}
+    assert without == {"preprocess", "train_stage1", "evaluate_fidelity", "report"}
+    alone = {name for name, node in graph.items() if not node.has_workers}
+    assert alone == without, "published weights are taken without workers"
+    one = load_recipe("imagenet256", ["compute.num_workers=1"])[0].settings
+    assert not any(node.has_workers for node in build_graph(one).values())

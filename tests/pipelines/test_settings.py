@@ -1,5 +1,7 @@
 """Every setting is read, and occurs in the code."""
 
+import pytest
+
 from pipelines.fingerprint import ROOT
 from pipelines.graph import build_graph
 from pipelines.recipe import load_recipe
@@ -29,3 +31,13 @@ def test_every_setting_name_occurs_in_the_code():
     names = {name.split(".")[-1] for name in flatten(load_recipe("digits")[0].settings)}
     names = {"in_" if name == "in" else name for name in names}
     assert {name for name in names if f".{name}" not in code} == set()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "refused"), [("0.5", 1, False), ("0.5", 2, True), ("2", 8, False), ("0", 8, False)]
+)
+def test_several_workers_need_whole_gpus(gpus, workers, refused):
+    sets = (f"compute.gpus_per_worker={gpus}", f"compute.num_workers={workers}")
+    _, problems = load_recipe("digits", sets)
+    assert [problem.where for problem in problems] == ["compute.gpus_per_worker"] * refused
+    assert all("must be a whole number with several workers" in str(problem) for problem in problems)

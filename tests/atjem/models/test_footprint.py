@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from atjem.models.attack_network import AttackNetwork
-from atjem.models.footprint import SIZED, footprint, training_bytes
+from atjem.models.footprint import SIZED, evaluation_bytes, fitting_batch, footprint, training_bytes
 from atjem.models.precision import autocast
 from atjem.models.registry import ModelSpec, build_model
 
@@ -211,6 +211,16 @@ def test_estimate_is_near_the_peak(arch, recompute):
     standing = 4 * parameters * (1 + 2 + 1)  # weights, moments, average; gradients are made inside
     # On the safe side: when the largest block is computed again, others' inputs are no longer needed.
     assert 1 < estimate / (standing + max(update, attack)) < (1.5 if recompute else 1.3)
+
+
+@some_slow("wrn-16-4", slow=("resnet-50", "convnext-tiny-cvst"))
+def test_estimate_of_an_evaluation_is_near_the_peak(arch):
+    shape = {"num_classes": 1000, "channels": 3, "image_size": spec_of(arch).image_size, "precision": "fp32"}
+    estimate = evaluation_bytes(arch, **shape, images=16)
+    assert 1 < estimate / (4 * own(arch).parameters + peak_bytes(arch, "attack", 16)) < 1.3
+    assert fitting_batch(arch, **shape, memory=estimate, most=100) == 16
+    assert fitting_batch(arch, **shape, memory=1.0, most=100) == 1
+    assert fitting_batch(arch, **shape, memory=float("inf"), most=100) == 100
 
 
 def test_largest_recipe_fits_80_gb():

@@ -78,3 +78,31 @@ def test_seeds_of_real_images_are_test_images(inputs, tmp_path):
     test, _ = open_images(inputs["data"] / "images", "test")
     known = {image.numpy().tobytes() for image in test.get(range(len(test)))}
     assert all(seed.numpy().tobytes() in known for seed in seeds)
+
+
+def test_start_images_of_a_shard_follow_each_other(made, monkeypatch):
+    """Each shard is fetched once, whether all of its images start a sample or few; padding begins again."""
+    seeds = Seeds(made[0], 10)
+    monkeypatch.setattr(seeds, "images", {"final": Shards(20, 100)})
+    for num in (2000, 500):
+        indices = seeds.indices("final", num, num + 40)
+        shards = indices[:num] // 100
+        assert len(set(indices[:num])) == num
+        assert np.count_nonzero(np.diff(shards)) == len(set(shards)) - 1
+        assert indices[num:].tolist() == indices[:40].tolist()
+
+
+class Shards:
+    def __init__(self, num: int, each: int) -> None:
+        self.shards = np.full(num, each)
+
+    def __len__(self) -> int:
+        return int(self.shards.sum())
+
+
+def test_trajectory_is_that_of_the_first_samples(inputs, tmp_path):
+    context = make_context(tmp_path, inputs)
+    sampler = Sampler(context, load_network(inputs["model"], CPU), CPU)
+    ((_, images),) = sampler.batches("final", 50, (3,), [0])
+    *_, last = sampler.trajectory(5, 3)
+    assert torch.equal(last, images[3][:5])
