@@ -49,17 +49,18 @@ def _of_evaluation(settings: Settings) -> list[Need]:
     """Sampling's batch is part of its result; the others take what fits, one image at least."""
     evaluate, sample = settings.evaluate, settings.sample
     extractor = _INCEPTION if evaluate.feature_extractor == "inception" else 0
+    extracting = _evaluation_bytes(settings, 0) + extractor  # before or after images are differentiated
     lower = "" if evaluate.precision == "bf16" else ", or set evaluate.precision=bf16"
     images = evaluate.batch_size or 1
     return [
         Need(
-            _evaluation_bytes(settings, sample.batch_size) + extractor,
+            max(_evaluation_bytes(settings, sample.batch_size), extracting),
             "sample.batch_size",
             f"{sample.batch_size} images that ascend together",
             f"use a smaller batch{lower}",
         ),
         Need(
-            _evaluation_bytes(settings, images) + extractor,
+            max(_evaluation_bytes(settings, images), extracting),
             "evaluate.batch_size",
             f"{images} image{'s' * (images > 1)} at a time",
             f"leave it out to take what fits{lower}" if evaluate.batch_size else f"use more memory{lower}",

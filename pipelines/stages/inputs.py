@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
 
 
+_USABLE = 0.9  # of a device's memory: the driver and the allocator take some
+
 # Mean and std of the first layer where they are not the data's own; ImageNet's are torchvision's.
 _FIXED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -61,10 +63,10 @@ def load_network(folder: Path, device: torch.device, precision: str = "fp32") ->
     return InPrecision(AttackNetwork(model).network, precision)
 
 
-def batch_size(context: StageContext, most: int, extra: float = 0) -> int:
+def batch_size(context: StageContext, most: int) -> int:
     """Images that an evaluation differentiates together: `evaluate.batch_size`, or what its device holds.
 
-    most: where there is room for more, which no longer makes it faster; extra: bytes of other networks.
+    most: where there is room for more, which no longer makes it faster.
     """
     evaluate, data = context.settings.evaluate, read_dataset(context.inputs["data"])
     return evaluate.batch_size or fitting_batch(
@@ -73,7 +75,7 @@ def batch_size(context: StageContext, most: int, extra: float = 0) -> int:
         channels=data.channels,
         image_size=data.image_size,
         precision=evaluate.precision,
-        memory=context.memory - extra,
+        memory=_USABLE * context.memory,
         most=most,
     )
 

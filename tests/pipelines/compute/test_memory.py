@@ -44,7 +44,7 @@ def test_weight_in_one_line():
     line = weight(settings("imagenet256"))
     assert line.startswith("resnet-50: 25.6 M parameters, 10.7 GFLOP an image and pass; memory")
     assert "stage 2 about 24.3 GB" in line
-    assert "evaluation about 6.7 GB" in line
+    assert "evaluation about 4.0 GB" in line
     assert "stage 1" not in line
 
 

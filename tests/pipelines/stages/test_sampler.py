@@ -81,7 +81,7 @@ def test_seeds_of_real_images_are_test_images(inputs, tmp_path):
 
 
 def test_start_images_of_a_shard_follow_each_other(made, monkeypatch):
-    """Each shard is fetched once, whether all of its images start a sample or few; padding begins again."""
+    """Each shard is fetched once, whether all of its images start a sample or few."""
     seeds = Seeds(made[0], 10)
     monkeypatch.setattr(seeds, "images", {"final": Shards(20, 100)})
     for num in (2000, 500):
@@ -89,7 +89,7 @@ def test_start_images_of_a_shard_follow_each_other(made, monkeypatch):
         shards = indices[:num] // 100
         assert len(set(indices[:num])) == num
         assert np.count_nonzero(np.diff(shards)) == len(set(shards)) - 1
-        assert indices[num:].tolist() == indices[:40].tolist()
+        assert set(indices[num:]) < set(indices[:num])
 
 
 class Shards:
