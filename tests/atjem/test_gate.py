@@ -99,6 +99,14 @@ def test_few_images_decide_nothing(linear):
     assert verdict(list(checks.values())) == UNDECIDED
 
 
+def test_margin_without_gradient_is_seen_where_logits_have_one():
+    def constant_margin(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1).sum(1, keepdim=True) + torch.tensor([0.0, 1.0])
+
+    x, y = torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 0, 1, 0])
+    assert lacks_gradient(constant_margin, x, y).all()
+
+
 def judged(name: str, **changed: object) -> str:
     holds = torch.arange(100) < 50
     outcome = {
