@@ -20,8 +20,8 @@ RECOUNT = "recount"  # in place of an attack: the image is misclassified when it
 class Outcome:
     """What became of N images. broken_by: for each the attack that changed its prediction, `CLEAN`, or ''.
 
-    x_adv: (N, C, H, W), the images that break it, or those that were given. num_changed: images whose
-    prediction differed when all were judged again at the end; they count as broken.
+    x_adv: (N, C, H, W), the images that break it, or those that were given. num_changed: images that model
+    and judge saw differently, or the judge at the end; they count as broken.
     """
 
     broken_by: list[str]
@@ -63,7 +63,7 @@ def autoattack(
     attack = _prepared(model, norm, eps, num_classes, seed, iterations, x.device)
     x = x.contiguous()  # the L2 attacks view images as rows
     batches = [
-        _attacked(attack, judge or model, images, labels, attacks_of(num_classes))
+        _attacked(attack, model, judge or model, images, labels, attacks_of(num_classes))
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True)
     ]
     x_adv = torch.cat([batch.x_adv for batch in batches])
@@ -72,10 +72,20 @@ def autoattack(
     return Outcome(broken_by, x_adv, sum(batch.num_changed for batch in batches))
 
 
-def _attacked(attack: AutoAttack, judge: nn.Module, x: Tensor, y: Tensor, attacks: list[str]) -> Outcome:
-    """One batch through all attacks, each on the images that still hold."""
-    x_adv, holds = x.clone(), correct(judge, x, y)
-    broken_by = ["" if own else CLEAN for own in holds.tolist()]
+def _attacked(
+    attack: AutoAttack, model: nn.Module, judge: nn.Module, x: Tensor, y: Tensor, attacks: list[str]
+) -> Outcome:
+    """One batch through all attacks, each on the images that still hold.
+
+    Attacks pass over images that the model misclassifies as they are, so where only the judge is right about
+    one, it does not hold either.
+    """
+    x_adv, by_judge = x.clone(), correct(judge, x, y)
+    holds = by_judge & correct(model, x, y)
+    broken_by = [
+        "" if own else RECOUNT if right else CLEAN for own, right in zip(holds, by_judge, strict=True)
+    ]
+    disagreed = by_judge & ~holds
     for name in attacks:
         places = holds.nonzero()[:, 0]
         if not len(places):
@@ -88,7 +98,7 @@ def _attacked(attack: AutoAttack, judge: nn.Module, x: Tensor, y: Tensor, attack
     again = correct(judge, x_adv, y)
     for place in (holds & ~again).nonzero()[:, 0].tolist():
         broken_by[place] = RECOUNT
-    return Outcome(broken_by, x_adv, int((again != holds).sum()))
+    return Outcome(broken_by, x_adv, int((disagreed | (again != holds)).sum()))
 
 
 def _prepared(

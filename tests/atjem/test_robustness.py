@@ -227,6 +227,16 @@ def test_the_judge_decides_what_is_broken(make_classifier):
     assert [pgd().tolist(), pgd(judge=judge).tolist()] == [[False, True], [True, False]]
 
 
+def test_image_that_only_the_judge_sees_correctly_counts_as_broken(make_classifier):
+    """Attacks pass over what the attacked network misclassifies anyway."""
+    x, y = images_with_radii([0.4, 0.4], "L2", num_classes=4)
+    model = make_classifier(4)
+    settings = {"norm": "L2", "eps": 0.01, "num_classes": 4, "seed": 0, "iterations": 2}
+    attacked = Biased(model, torch.tensor([1000.0, 0.0, 0.0, 0.0]))
+    outcome = autoattack(attacked, x, y, **settings, judge=model)
+    assert (outcome.broken_by, outcome.num_changed) == (["", RECOUNT], 1)
+
+
 class Biased(torch.nn.Module):
     def __init__(self, model: torch.nn.Module, bias: torch.Tensor) -> None:
         super().__init__()
