@@ -56,14 +56,15 @@ def _run(worker: Worker, context: StageContext, num: int, *, use_gpu: bool = Tru
     """
     compute, books = context.settings.compute, context.folder / _RAY_FOLDER
     path, filesystem = context.mirror.storage(books) if num else (str(books), None)
-    memory = 1 + secrets.randbelow(1 << 20)
+    memory, gpu = 1 + secrets.randbelow(1 << 20), use_gpu and compute.gpus_per_worker > 0
+    own = _resources(compute) if gpu else {"CPU": compute.cpus_per_worker}
     trainer = TorchTrainer(
         worker,
         train_loop_config={"context": context},
         scaling_config=ScalingConfig(
             num_workers=num,
-            use_gpu=use_gpu and compute.gpus_per_worker > 0,
-            resources_per_worker=_resources(compute) | ({"memory": memory} if num else {}),
+            use_gpu=gpu,
+            resources_per_worker=own | ({"memory": memory} if num else {}),
         ),
         run_config=RunConfig(
             name=f"{context.checkpoints.parent.name}-{context.checkpoints.name}-{time.time_ns()}",

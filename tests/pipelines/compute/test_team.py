@@ -35,3 +35,13 @@ def test_workers_that_cannot_start_yet_wait_and_say_so(tmp_path, monkeypatch):
         run_workers(Touch(tmp_path), replace(context, report=report), recipe.settings.stage1)
     assert sorted(path.name for path in tmp_path.glob("rank-*")) == ["rank-0", "rank-1"]
     assert report.lines == ["2 workers wait for what other work on the cluster holds"] * 2
+
+
+def test_training_without_steps_needs_no_gpu_and_no_other_process(tmp_path):
+    changes = ("compute.num_workers=2", "compute.gpus_per_worker=1", "stage1.steps=0")
+    context = make_context(tmp_path, {}, *changes, node="train_stage1")
+    with session(None, 2, 2, 1, also=("tests",)):
+        other = placement_group([{"GPU": 2}])
+        assert other.wait(60)
+        run_workers(Touch(tmp_path), context, context.settings.stage1)
+    assert [path.name for path in tmp_path.glob("rank-*")] == ["rank-0"]
