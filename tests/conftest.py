@@ -3,6 +3,7 @@
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from tests.support.readme import COMMANDS, README, RUNS, SHELL, SMALLER
 from tests.support.readme import run as run_as_reader
-from tests.support.running import ROOT, FinishedRun, Result, command
+from tests.support.running import ROOT, FinishedRun, Result, run_python
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,12 +38,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def pipeline() -> Callable[..., Result]:
     """Runs `python pipelines/run.py ...` in a process of its own and waits for it."""
-
-    def run(*arguments: str, timeout: float = 600, cwd: Path = ROOT) -> Result:
-        done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd)
-        return Result(done.returncode, done.stdout, done.stderr)
-
-    return run
+    return partial(run_python, str(ROOT / "pipelines" / "run.py"))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """What tests of the MLflow courier share."""
 
+from mlflow import MlflowClient
+
 from pipelines.tracking.courier import Courier
 from pipelines.tracking.outbox import Outbox
 
@@ -19,6 +21,22 @@ class Screen:
 
 def never() -> bool:
     return False
+
+
+def begin(courier: Courier) -> str:
+    """Opens a pipeline's run and starts delivering."""
+    run = courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {"seed": "1"}, {})
+    courier.start()
+    return run
+
+
+def send_points(courier: Courier, run: str, steps: range) -> None:
+    for step in steps:
+        courier.send(courier.tracker.points, run, [{"step": step, "loss": 1 / (step + 1)}])
+
+
+def logged_steps(uri: str, run: str, key: str = "loss") -> list[int]:
+    return [point.step for point in MlflowClient(uri).get_metric_history(run, key)]
 
 
 def dies(courier: Courier) -> None:

@@ -95,6 +95,12 @@ def reduced_arguments(workdir: Path | str, **changed: object) -> list[str]:
     return ["--pipeline", "digits", "--workdir", str(workdir), *sets]
 
 
+def run_python(*words: str, timeout: float = 600, cwd: Path = ROOT) -> Result:
+    """Runs `python ...` in a process of its own and waits for it."""
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=timeout, cwd=cwd)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "pipelines" / "run.py"), *arguments]
 

@@ -1,7 +1,5 @@
 """Comparing finished runs, on a real MLflow store that is written without running anything."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import partialmethod
 from pathlib import Path
@@ -12,7 +10,7 @@ from mlflow import MlflowClient
 
 from pipelines.tracking.run_archive import find_runs
 from pipelines.tracking.tracker import OUTCOMES_FILE, PROTOCOLS_FILE
-from tests.support.running import ROOT, Result
+from tests.support.running import Result, run_python
 
 SHAS = ["12ab" * 16, "34cd" * 16]
 ATTACK = {"attack.eps": 0.5, "attack.steps": [10, 20]}
@@ -346,9 +344,9 @@ def test_help_needs_no_mlflow():
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert done.stdout.count("\n    compare ") == 2
+    help = run_python("-c", code).out
+    assert help.splitlines()[-1] == "[]"
+    assert help.count("\n    compare ") == 2
 
 
 def test_every_page_of_a_long_store_is_read(archive, monkeypatch):

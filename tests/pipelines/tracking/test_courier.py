@@ -1,7 +1,6 @@
 """What a driver tells MLflow arrives in order and once, whatever becomes of calls; on a SQLite store."""
 
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
@@ -16,23 +15,8 @@ from pipelines.tracking.delivery import Server, UndeliveredError
 from pipelines.tracking.outbox import outbox_folders
 from pipelines.tracking.run_names import RunNames
 from pipelines.trial import Trial
-from tests.support.publisher import dies, never
-from tests.support.servers import free_port
-
-
-def _begin(courier: Courier) -> str:
-    run = courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {"seed": "1"}, {})
-    courier.start()
-    return run
-
-
-def _points(courier: Courier, run: str, steps: range) -> None:
-    for step in steps:
-        courier.send(courier.tracker.points, run, [{"step": step, "loss": 1 / (step + 1), "T": 2.0}])
-
-
-def _steps(uri: str, run: str, key: str = "loss") -> list[int]:
-    return [point.step for point in MlflowClient(uri).get_metric_history(run, key)]
+from tests.support.publisher import begin, dies, logged_steps, never, send_points
+from tests.support.servers import free_port, wait_until
 
 
 def _model(folder: Path) -> Path:
@@ -40,11 +24,6 @@ def _model(folder: Path) -> Path:
     torch.manual_seed(0)
     save_model(build_model(ModelSpec("wrn-10-1", 10, 1, 8, (0.5,), (0.5,))), folder)
     return folder
-
-
-def test_run_is_open_before_anything_begins_and_has_its_id(courier, store):
-    run = courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {}, {})
-    assert MlflowClient(store.uri).get_run(run).info.status == "RUNNING"
 
 
 @pytest.mark.slow
@@ -56,9 +35,11 @@ def test_run_that_cannot_be_opened_leaves_nothing_behind(tmp_path, screen):
 
 
 def test_everything_arrives_in_order_and_the_outbox_goes(courier, store, screen, tmp_path):
-    parent = _begin(courier)
+    parent = courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {}, {})
+    assert MlflowClient(store.uri).get_run(parent).info.status == "RUNNING"
+    courier.start()
     stage = courier.open(courier.tracker.open_stage, parent, "train_stage2", "f", {"a": "b"})
-    _points(courier, stage, range(50))
+    send_points(courier, stage, range(50))
     Image.new("RGB", (4, 4)).save(tmp_path / "passing.png")
     courier.send(courier.tracker.image, (stage, parent), tmp_path / "passing.png", "curves")
     (tmp_path / "passing.png").unlink()
@@ -67,7 +48,7 @@ def test_everything_arrives_in_order_and_the_outbox_goes(courier, store, screen,
     assert courier.wait(never) == 0
     courier.close()
     client = MlflowClient(store.uri)
-    assert _steps(store.uri, stage) == list(range(50))
+    assert logged_steps(store.uri, stage) == list(range(50))
     assert client.get_run(stage).info.status == client.get_run(parent).info.status == "FINISHED"
     for run in (stage, parent):
         assert [file.path for file in client.list_artifacts(run, "figures")] == ["figures/curves.png"]
@@ -76,7 +57,7 @@ def test_everything_arrives_in_order_and_the_outbox_goes(courier, store, screen,
 
 
 def test_a_record_that_mlflow_refuses_is_set_aside_and_the_rest_goes_on(courier, store, screen):
-    run = _begin(courier)
+    run = begin(courier)
     for _ in range(2):
         courier.send(courier.tracker.metrics, run, {"k" * 300: 1.0})  # MLflow takes 250 characters
     courier.send(courier.tracker.tag, "0" * 32, {"a": "b"})  # no such run
@@ -92,10 +73,10 @@ def test_a_record_that_mlflow_refuses_is_set_aside_and_the_rest_goes_on(courier,
 
 
 def test_a_run_that_is_deleted_meanwhile_stops_nothing(courier, store, screen):
-    parent = _begin(courier)
+    parent = begin(courier)
     stage = courier.open(courier.tracker.open_stage, parent, "sample", "f", {})
     MlflowClient(store.uri).delete_run(stage)
-    _points(courier, stage, range(3))
+    send_points(courier, stage, range(3))
     courier.send(courier.tracker.close, stage, "done")
     courier.send(courier.tracker.close, parent, "done")
     assert courier.wait(never) == 0
@@ -115,22 +96,13 @@ def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, sto
 
     courier.tracker.perform = twice
     sweep = courier.open(courier.tracker.open_sweep, "digits-1", "identity", {"a": "b"}, {}, "here")
-    trial = courier.open(
-        courier.tracker.open_parent,
-        "f",
-        "trial",
-        {"seed": "1"},
-        {},
-        trial=Trial("digits-1", sweep, 0, None, 3),
-    )
-    parent = _begin(courier)
+    own = Trial("digits-1", sweep, 0, None, 3)
+    trial = courier.open(courier.tracker.open_parent, "f", "trial", {"seed": "1"}, {}, trial=own)
+    parent = begin(courier)
     stage = courier.open(courier.tracker.open_stage, parent, "train_stage2", "f", {})
     send, tracker = courier.send, courier.tracker
-    send(
-        tracker.points,
-        stage,
-        [{"step": step, "loss": float("nan") if step == 3 else 0.1} for step in range(9)],
-    )
+    losses = [float("nan") if step == 3 else 0.1 for step in range(9)]
+    send(tracker.points, stage, [{"step": step, "loss": loss} for step, loss in enumerate(losses)])
     send(tracker.metrics, parent, {"accuracy": 0.5, "broken": float("nan")})
     picture = tmp_path / "grid.png"
     Image.new("RGB", (4, 4)).save(picture)
@@ -141,11 +113,8 @@ def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, sto
     send(tracker.describe, parent, "words", stage, "figures/grid.png")
     send(tracker.sweep_results, sweep, {"best": float("inf")}, "note", [picture], [picture])
     send(tracker.protocols, parent, {"accuracy": {"subset": 10}})
-    send(
-        tracker.datasets,
-        parent,
-        {"in": {"source": "x", "sha256": "0" * 64, "counts": {"train": 3, "test": 1}}},
-    )
+    images = {"source": "x", "sha256": "0" * 64, "counts": {"train": 3, "test": 1}}
+    send(tracker.datasets, parent, {"in": images})
     send(tracker.model, parent, _model(tmp_path / "artifacts" / "train_stage2" / "f"), "model")
     send(tracker.close, parent, "done")
     send(tracker.fail_trial, Trial("digits-1", sweep, 0, None, None), "died")
@@ -157,7 +126,7 @@ def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, sto
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         query = "select count(*) from metrics group by run_uuid, key, step having count(*) > 1"
         assert database.execute(query).fetchall() == []
-    assert _steps(store.uri, stage) == list(range(9))
+    assert logged_steps(store.uri, stage) == list(range(9))
     run = client.get_run(parent)
     assert len(run.inputs.dataset_inputs) == 2
     [output] = run.outputs.model_outputs
@@ -172,23 +141,21 @@ def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, sto
 @pytest.mark.slow
 def test_a_locked_database_is_waited_for_without_the_driver(courier, store, screen, tmp_path):
     """Training gets a name for its run at once; MLflow gives up on a locked database after 20 seconds."""
-    parent = _begin(courier)
+    parent = begin(courier)
     holder = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     holder.execute("begin exclusive")
     courier.send(courier.tracker.tag, parent, {"a": "b"})
-    deadline = time.monotonic() + 90
-    while not courier.away and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: courier.away, 90)
     stage = courier.open(courier.tracker.open_stage, parent, "sample", "f", {})
     assert courier.real(stage) == stage
     assert stage.startswith("new-")
-    _points(courier, stage, range(5))
+    send_points(courier, stage, range(5))
     courier.send(courier.tracker.tag, parent, {"atjem.run.sample": stage})
     holder.execute("rollback")
     assert courier.wait(never) == 0
     real = str(courier.real(stage))
     assert real != stage
-    assert _steps(store.uri, real) == list(range(5))
+    assert logged_steps(store.uri, real) == list(range(5))
     tags = MlflowClient(store.uri).get_run(parent).data.tags
     assert tags["atjem.run.sample"] == real
     assert MlflowClient(store.uri).get_run(real).data.tags["mlflow.parentRunId"] == parent

@@ -1,6 +1,5 @@
 """A real MLflow server that dies, stays away, comes back, or loses its connections while a run logs."""
 
-import json
 import os
 import signal
 import subprocess
@@ -17,12 +16,13 @@ from PIL import Image
 from pipelines.tracking.courier import Courier
 from pipelines.tracking.delivery import Server
 from pipelines.tracking.outbox import outbox_folders
-from tests.support.publisher import Screen, never
-from tests.support.running import ROOT
-from tests.support.servers import MlflowServer, empty_database, proxy_of
+from tests.support.publisher import Screen, begin, logged_steps, never, send_points
+from tests.support.running import ROOT, run_python
+from tests.support.servers import MlflowServer, empty_database, proxy_of, wait_until
 
 pytestmark = pytest.mark.slow
 
+DELIVER = ("-m", "pipelines", "deliver")
 # A driver that ends in the middle: what it had to tell stays behind.
 DYING = """
 import os, signal, sys, time
@@ -52,29 +52,12 @@ def mlflow(tmp_path_factory) -> Iterator[MlflowServer]:
         yield server
 
 
-def _until(is_so: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
-
-
-def _steps(uri: str, run: str, key: str) -> list[int]:
-    return [point.step for point in MlflowClient(uri).get_metric_history(run, key)]
-
-
 def _runs(uri: str, experiment: str) -> dict[str, Run]:
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     runs = {run.data.tags.get("atjem.stage", "pipeline"): run for run in found}
     assert len(runs) == len(found)
     return runs
-
-
-def _begin(courier: Courier) -> str:
-    run = courier.open(courier.tracker.open_parent, "fingerprint", "recipe", {"seed": "1"}, {})
-    courier.start()
-    return run
 
 
 def _imitate(courier: Courier, parent: str, folder: Path, kill: Callable[[], object]) -> str:
@@ -85,13 +68,12 @@ def _imitate(courier: Courier, parent: str, folder: Path, kill: Callable[[], obj
     for step in range(1, 60):
         send(tracker.points, first, [{"step": step, "loss": 1 / step, "auroc": 0.5}])
         if step == 20:
-            _until(lambda: courier.outbox.done > 5)
+            wait_until(lambda: courier.outbox.done > 5, 120)
             kill()
         time.sleep(0.01)
-    _until(lambda: courier.away)
+    wait_until(lambda: courier.away, 120)
     second = courier.open(tracker.open_stage, parent, "train_stage2", "f2", {"atjem.inputs": "f1"})
-    for step in range(30):
-        send(tracker.points, second, [{"step": step, "loss": 0.1}])
+    send_points(courier, second, range(30))
     picture = folder / "curves.png"
     Image.new("RGB", (4, 4)).save(picture)
     send(tracker.image, (second, parent), picture, "curves")
@@ -110,10 +92,10 @@ def _check(uri: str, experiment: str) -> None:
     parent = runs["pipeline"].info.run_id
     assert runs["train_stage2"].data.tags["mlflow.parentRunId"] == parent
     first, second = (runs[name].info.run_id for name in ("train_stage1", "train_stage2"))
-    assert _steps(uri, first, "loss") == list(range(60))
-    assert _steps(uri, first, "auroc") == list(range(1, 60))
-    assert _steps(uri, second, "loss") == list(range(30))
-    assert all(_steps(uri, run, "accuracy") == [0] for run in (first, second, parent))
+    assert logged_steps(uri, first) == list(range(60))
+    assert logged_steps(uri, first, "auroc") == list(range(1, 60))
+    assert logged_steps(uri, second) == list(range(30))
+    assert all(logged_steps(uri, run, "accuracy") == [0] for run in (first, second, parent))
     client = MlflowClient(uri)
     for run in (second, parent):
         assert [file.path for file in client.list_artifacts(run, "figures")] == ["figures/curves.png"]
@@ -122,7 +104,7 @@ def _check(uri: str, experiment: str) -> None:
 def test_server_that_dies_and_comes_back_gets_everything_once(mlflow, tmp_path):
     screen = Screen()
     with Courier(Server(tmp_path, mlflow.uri), "back", screen) as courier:
-        stage = _imitate(courier, _begin(courier), tmp_path, mlflow.kill)
+        stage = _imitate(courier, begin(courier), tmp_path, mlflow.kill)
         assert courier.real(stage) == stage  # training did not wait
         mlflow.start()
         assert courier.wait(never) == 0
@@ -135,31 +117,26 @@ def test_server_that_dies_and_comes_back_gets_everything_once(mlflow, tmp_path):
     assert outbox_folders(tmp_path) == []
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines", "deliver", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
 def test_run_whose_server_never_comes_back_is_imported_into_another(mlflow, tmp_path):
     """Whole, with what the first server had got already; a second time there is nothing left to import."""
     workdir, other = tmp_path / "runs", f"sqlite:///{tmp_path / 'other.db'}"
     workdir.mkdir()
     (tmp_path / "other.db").write_bytes(empty_database())
     with Courier(Server(workdir, mlflow.uri), "never", Screen()) as courier:
-        _imitate(courier, _begin(courier), tmp_path, mlflow.kill)
+        _imitate(courier, begin(courier), tmp_path, mlflow.kill)
         assert courier.wait(never, seconds=2) > 30
-    refused = _command("--workdir", str(workdir), "--json")
-    assert (refused.returncode, json.loads(refused.stdout)["status"]) == (2, "refused")
-    assert refused.stderr.startswith(f"error: --tracking-uri: {mlflow.uri}; no MLflow server answers there")
+    refused = run_python(*DELIVER, "--workdir", str(workdir), "--json")
+    assert (refused.code, refused.json["status"]) == (2, "refused")
+    assert refused.err.startswith(f"error: --tracking-uri: {mlflow.uri}; no MLflow server answers there")
     moved = workdir.rename(tmp_path / "moved")  # the export stands for itself
-    done = _command("--workdir", str(moved), "--tracking-uri", other, "--json")
-    assert done.returncode == 0, done.stderr
-    [told] = json.loads(done.stdout)["outboxes"]
+    done = run_python(*DELIVER, "--workdir", str(moved), "--tracking-uri", other, "--json")
+    assert done.code == 0, done.err
+    [told] = done.json["outboxes"]
     assert (told["experiment"], told["left"], told["refused"]) == ("never", 0, 0)
     _check(other, "never")
     assert len(list(tmp_path.glob("mlartifacts/never/*/artifacts/figures/curves.png"))) == 2
-    again = _command("--workdir", str(moved), "--tracking-uri", other, "--json")
-    assert (again.returncode, json.loads(again.stdout)["outboxes"]) == (0, [])
+    again = run_python(*DELIVER, "--workdir", str(moved), "--tracking-uri", other, "--json")
+    assert (again.code, again.json["outboxes"]) == (0, [])
     mlflow.start()
 
 
@@ -177,12 +154,12 @@ def test_driver_that_is_killed_with_records_pending_is_spoken_for(mlflow, tmp_pa
     driver.stdin.flush()
     assert driver.wait(60) == -signal.SIGKILL
     mlflow.start()
-    done = _command("--workdir", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert "dying: 42 records delivered" in done.stdout
+    done = run_python(*DELIVER, "--workdir", str(tmp_path))
+    assert done.code == 0, done.err
+    assert "dying: 42 records delivered" in done.out
     runs = _runs(mlflow.uri, "dying")
     assert runs["pipeline"].info.run_id == parent
-    assert _steps(mlflow.uri, parent, "loss") == list(range(40))
+    assert logged_steps(mlflow.uri, parent) == list(range(40))
     assert runs["sample"].data.metrics == {"accuracy": 0.5}
     assert runs["sample"].data.tags["mlflow.parentRunId"] == parent
     assert {run.info.status for run in runs.values()} == {"KILLED"}
@@ -197,11 +174,11 @@ def test_upload_that_is_cut_in_the_middle_is_made_whole(mlflow, tmp_path):
         proxy_of(mlflow.port) as wire,
         Courier(Server(tmp_path, f"http://127.0.0.1:{wire.port}"), "cut", screen) as courier,
     ):
-        run = _begin(courier)
+        run = begin(courier)
         wire.most, wire.cuts = 100_000, 1000
         courier.send(courier.tracker.file, [run], file)
         courier.send(courier.tracker.metrics, run, {"after": 1.0})
-        _until(lambda: wire.dropped >= 2)
+        wait_until(lambda: wire.dropped >= 2, 120)
         assert MlflowClient(mlflow.uri).get_run(run).data.metrics == {}  # order is kept
         wire.cuts = 0
         assert courier.wait(never) == 0
@@ -217,15 +194,14 @@ def test_server_that_hangs_does_not_hold_up_what_it_is_told(mlflow, tmp_path, mo
     """It takes connections and says nothing; what it was asked before it hung it may yet do, once."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     with Courier(Server(tmp_path, mlflow.uri), "hang", Screen()) as courier:
-        run = _begin(courier)
+        run = begin(courier)
         mlflow.send(signal.SIGSTOP)
         stage = courier.open(courier.tracker.open_stage, run, "sample", "f", {})
         assert stage.startswith("new-")
-        for step in range(20):
-            courier.send(courier.tracker.points, stage, [{"step": step, "loss": 1.0}])
+        send_points(courier, stage, range(20))
         time.sleep(5)
         mlflow.send(signal.SIGCONT)
         assert courier.wait(never) == 0
     runs = _runs(mlflow.uri, "hang")
     assert set(runs) == {"pipeline", "sample"}
-    assert _steps(mlflow.uri, runs["sample"].info.run_id, "loss") == list(range(20))
+    assert logged_steps(mlflow.uri, runs["sample"].info.run_id) == list(range(20))

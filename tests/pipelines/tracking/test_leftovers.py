@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-from mlflow import MlflowClient
-
 from pipelines.interrupt import StopRequest
 from pipelines.terminal import Terminal
 from pipelines.tracking.courier import Courier
@@ -11,7 +9,7 @@ from pipelines.tracking.delivery import Server
 from pipelines.tracking.handover import bring_leftovers
 from pipelines.tracking.leftovers import deliver_leftovers
 from pipelines.tracking.outbox import outbox_folders
-from tests.support.publisher import dies, never
+from tests.support.publisher import dies, logged_steps, never
 
 
 def test_leftovers_of_several_drivers_arrive_in_their_order(store, screen, tmp_path):
@@ -24,8 +22,7 @@ def test_leftovers_of_several_drivers_arrive_in_their_order(store, screen, tmp_p
         dies(courier)
     found = deliver_leftovers(store, never)
     assert Counter(own.delivered for own in found) == {3: 2}
-    history = MlflowClient(store.uri).get_metric_history(runs[0], "loss")
-    assert [point.step for point in history] == list(range(6))
+    assert logged_steps(store.uri, runs[0]) == list(range(6))
     assert deliver_leftovers(store, never) == []
     assert outbox_folders(tmp_path) == []
 
