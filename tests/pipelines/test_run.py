@@ -1,14 +1,12 @@
 """The script `pipelines/run.py`: `--plan` of every shipped recipe, without data and without torch."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from pipelines.graph import STAGES
 from pipelines.recipe import shipped_recipes
-from tests.support.running import ROOT
+from tests.support.running import run_python
 
 PLAN_ALL = """
 import runpy, sys
@@ -26,10 +24,9 @@ print(sorted({"torch", "ray", "mlflow"} & set(sys.modules)))
 @pytest.mark.slow
 def test_plan_needs_no_data_and_no_torch(tmp_path):
     names = shipped_recipes()
-    command = [sys.executable, "-c", PLAN_ALL, str(tmp_path), *names]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    *plans, imported = [line for line in done.stdout.splitlines() if line.startswith(("{", "["))]
+    done = run_python("-c", PLAN_ALL, str(tmp_path), *names)
+    assert done.code == 0, done.err
+    *plans, imported = [line for line in done.out.splitlines() if line.startswith(("{", "["))]
     assert imported == "[]"
     assert list(tmp_path.iterdir()) == []
     for name, plan in zip(names, map(json.loads, plans), strict=True):
