@@ -1,5 +1,6 @@
 """Edit this file -> these stages re-run: fingerprints follow code by meaning, settings by use."""
 
+import ast
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,8 @@ from pipelines.plan import make_plan, node_code
 from pipelines.recipe import load_recipe
 from pipelines.workdir.store import Store
 
-ALL = {*STAGES, "counterfactuals"} - {
-    "report"
-}  # the report needs every stage, so it is left out of this table
+# The report needs every stage, so it is left out of these tables.
+ALL = {*STAGES, "counterfactuals"} - {"report"}
 TRAINING = {"train_stage1", "train_stage2"}
 MEASURING = {"sample", "evaluate_fidelity", "evaluate_classifier", "counterfactuals"}
 DOWNSTREAM_OF_TRAINING = TRAINING | MEASURING
@@ -69,19 +69,20 @@ def copy(tmp_path_factory) -> Path:
     return root
 
 
+def _graph(*overrides: str) -> dict[str, Node]:
+    return build_graph(load_recipe("digits", overrides)[0].settings)
+
+
 def test_choosing_by_samples_makes_the_sampler_the_trainings_code():
-    last = build_graph(load_recipe("digits")[0].settings)["train_stage2"]
-    best = build_graph(load_recipe("digits", ["stage2.select=best_frechet"])[0].settings)["train_stage2"]
-    assert "atjem/sampling.py" not in node_code(last)
-    assert "atjem/sampling.py" in node_code(best)
+    assert "atjem/sampling.py" not in node_code(_graph()["train_stage2"])
+    assert "atjem/sampling.py" in node_code(_graph("stage2.select=best_frechet")["train_stage2"])
 
 
 def test_choosing_by_samples_does_not_depend_on_how_many_are_made_later():
     choose = ("stage2.select=best_frechet", "stage2.select_samples=50")
     before = _fingerprints(*choose)["train_stage2"]
-    assert (
-        _fingerprints(*choose, "sample.num_samples=77", "sample.num_selection=33")["train_stage2"] == before
-    )
+    later = ("sample.num_samples=77", "sample.num_selection=33")
+    assert _fingerprints(*choose, *later)["train_stage2"] == before
     assert _fingerprints(*choose, "sample.step_size=0.3")["train_stage2"] != before
 
 
@@ -90,10 +91,9 @@ def test_images_that_moved_are_the_same_images(tmp_path):
         (tmp_path / "old" / folder).mkdir(parents=True)
         Image.effect_noise((8, 8), 50).save(tmp_path / "old" / folder / "1.png")
 
-    def fingerprints(place: str) -> dict[str, str | None]:
-        return _fingerprints(
-            f"data.in={tmp_path / place / 'images'}", f"data.ood={tmp_path / place / 'seeds'}"
-        )
+    def fingerprints(name: str) -> dict[str, str | None]:
+        place = tmp_path / name
+        return _fingerprints(f"data.in={place / 'images'}", f"data.ood={place / 'seeds'}")
 
     before = fingerprints("old")
     (tmp_path / "old").rename(tmp_path / "new")
@@ -108,7 +108,7 @@ def _kind(node: Node) -> str:
 
 def _stale_stages(root: Path, before: dict[str, dict[str, str]]) -> set[str]:
     """Stages and topics whose own code changed, and every stage that needs one."""
-    graph = build_graph(load_recipe("digits")[0].settings)
+    graph = _graph()
     stale = {name for name, node in graph.items() if node_code(node, root) != before[name]}
     while more := {name for name, node in graph.items() if stale & set(node.needs.values())} - stale:
         stale |= more
@@ -117,7 +117,7 @@ def _stale_stages(root: Path, before: dict[str, dict[str, str]]) -> set[str]:
 
 @pytest.mark.parametrize(("file", "expected"), EDITS, ids=[file for file, _ in EDITS])
 def test_edited_file_reruns_its_stages(copy, file, expected):
-    graph = build_graph(load_recipe("digits")[0].settings)
+    graph = _graph()
     before = {name: node_code(node, copy) for name, node in graph.items()}
     path = copy / file
     text = path.read_text()
@@ -170,7 +170,7 @@ def _fingerprints(*overrides: str) -> dict[str, str | None]:
 )
 def test_setting_changes_its_stages(override, expected):
     before, after = _fingerprints(), _fingerprints(override)
-    graph = build_graph(load_recipe("digits")[0].settings)
+    graph = _graph()
     changed = {_kind(graph[name]) for name in before if before[name] != after[name]}
     assert changed - {"report"} == expected
     assert ("report" in changed) == bool(expected)
@@ -178,8 +178,6 @@ def test_setting_changes_its_stages(override, expected):
 
 def test_package_inits_have_no_effect_on_import():
     """Closures leave parents' __init__ out, which is sound only while these do nothing."""
-    import ast
-
     for package in PACKAGES:
         for file in (ROOT / package).rglob("__init__.py"):
             kinds = {type(node) for node in ast.parse(file.read_text()).body}

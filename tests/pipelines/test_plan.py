@@ -7,6 +7,7 @@ from pipelines.plan import Plan, make_plan
 from pipelines.recipe import load_recipe
 from pipelines.workdir.checkpoints import new_checkpoint
 from pipelines.workdir.store import Store, essence
+from tests.support.shared_workdir import publish
 
 
 def _plan(store: Store, *changes: str) -> Plan:
@@ -22,10 +23,8 @@ def _publish(store: Store, name: str, metrics: dict[str, float]) -> None:
         role: essence(store.manifest(needed, str(_plan(store).steps[needed].fingerprint)) or {})
         for role, needed in step.node.needs.items()
     }
-    with store.new_artifact(step.node.stage, str(step.fingerprint)) as draft:
-        (draft.folder / "file").write_text("x")
-        facts = {"node": name, "run_id": "r", "created": 1.0, "seconds": 1.0, "identity": dict(step.identity)}
-        draft.publish({"fingerprint": step.fingerprint, "made_from": made_from, "metrics": metrics, **facts})
+    facts = {"node": name, "identity": dict(step.identity), "made_from": made_from, "metrics": metrics}
+    publish(store, {"file": b"x"}, str(step.fingerprint), step.node.stage, **facts)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,5 @@ def test_long_values_are_cut_after_secrets_are_hidden():
 
 
 def test_problem_is_one_line_without_secrets():
-    from pipelines.problems import Problem
-
     line = str(Problem("--tracking-uri", "http://me:pass@host/?token=abc", "two\nlines"))
     assert line == "error: --tracking-uri: http://***@host/?token=***; two lines"

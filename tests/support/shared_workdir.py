@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.workdir.remote import open_remote
 from pipelines.workdir.shared_store import SharedStore, shared_store
+from pipelines.workdir.store import Store
 from tests.support.running import ROOT
 from tests.support.servers import Proxy, proxy_of, s3_environment, s3_server
 
@@ -19,11 +20,11 @@ FINGERPRINT = "0123456789abcdef0123"
 
 
 def publish(
-    store: SharedStore, files: dict[str, bytes], fingerprint: str = FINGERPRINT, **facts: Any
+    store: Store, files: dict[str, bytes], fingerprint: str = FINGERPRINT, stage: str = "sample", **facts: Any
 ) -> dict:
-    """An artifact of the stage `sample` with these files."""
-    manifest = {"fingerprint": fingerprint, "node": "sample", "run_id": "r", "created": 1.0, "seconds": 0.1}
-    with store.new_artifact("sample", fingerprint) as draft:
+    """An artifact with these files. Returns its manifest."""
+    manifest = {"fingerprint": fingerprint, "node": stage, "run_id": "r", "created": 1.0, "seconds": 0.1}
+    with store.new_artifact(stage, fingerprint) as draft:
         for name, content in files.items():
             (draft.folder / name).parent.mkdir(exist_ok=True)
             (draft.folder / name).write_bytes(content)

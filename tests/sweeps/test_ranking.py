@@ -21,6 +21,7 @@ def test_winner_is_no_worse_than_the_recipe_in_any_objective():
     assert ranked(POINTS, BOTH, first=0)[0] == 2
     without = {number: point for number, point in POINTS.items() if number != 2}
     assert ranked(without, BOTH, first=0)[0] == 0
+    assert ranked({}, BOTH, first=None) == []
 
 
 def test_without_the_recipe_the_nearest_to_the_ideal_wins():
@@ -33,10 +34,6 @@ def test_one_objective_in_either_direction():
     assert ranked(points, (DISTANCE,), first=0) == [1]
     assert ranked(points, (ROBUST,), first=0) == [2]
     assert finalists(points, (DISTANCE,), first=0) == [0, 1, 2]
-
-
-def test_no_trials_no_winner():
-    assert ranked({}, BOTH, first=None) == []
 
 
 def test_spread_over_seeds():

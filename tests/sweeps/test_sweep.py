@@ -129,24 +129,12 @@ def test_winner_over_seeds_is_the_best_by_its_mean_and_failed_repeats_win_nothin
     assert sweep.best() == 0
 
 
-def _two(make, seeds: int) -> Sweep:
-    """The second trial is the better one."""
-    sweep = make(trials=2, seeds=seeds)
+def test_more_seeds_leave_the_winner_by_mean_until_they_are_there(make):
+    sweep = make(trials=2, seeds=2)
     for number, distance in ((0, 0.2), (1, 0.1)):
         assert sweep.next().number == number
         sweep.search.tell(number, [distance, 0.5], {})
     assert sweep.best() == 1
-    return sweep
-
-
-def test_no_trial_of_which_a_repeat_failed_wins_while_others_are_there(make):
-    sweep = _two(make, seeds=3)
-    sweep.search.note_repeat(1, 1, {"cause": "diverged"})
-    assert sweep.best() == 0
-
-
-def test_more_seeds_leave_the_winner_by_mean_until_they_are_there(make):
-    sweep = _two(make, seeds=2)
     sweep.search.note_repeat(0, 1, {"values": [0.2, 0.5]})
     sweep.search.note_repeat(1, 1, {"values": [0.9, 0.5]})
     assert sweep.best() == 0

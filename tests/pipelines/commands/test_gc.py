@@ -11,20 +11,11 @@ from pipelines.recipe import load_recipe
 from pipelines.workdir.lock import locked
 from pipelines.workdir.store import Store
 from tests.support.running import Result
+from tests.support.shared_workdir import publish
 
 
-def publish(store: Store, stage: str, fingerprint: str) -> Path:
-    with store.new_artifact(stage, fingerprint) as draft:
-        (draft.folder / "model.safetensors").write_bytes(b"x" * 1000)
-        facts = {
-            "run_id": "r",
-            "created": 1.0,
-            "seconds": 1.0,
-            "identity": {},
-            "made_from": {},
-            "metrics": {},
-        }
-        draft.publish({"fingerprint": fingerprint, **facts})
+def _publish(store: Store, stage: str, fingerprint: str) -> Path:
+    publish(store, {"model.safetensors": b"x" * 1000}, fingerprint, stage)
     return store.artifact(stage, fingerprint)
 
 
@@ -32,7 +23,7 @@ def publish(store: Store, stage: str, fingerprint: str) -> Path:
 def store(tmp_path) -> Store:
     """A finished and an unfinished training, a failure that was mended and one that was not, two drafts."""
     store = Store(tmp_path)
-    publish(store, "train_stage2", "done")
+    _publish(store, "train_stage2", "done")
     for key in ("done", "open"):
         checkpoint = store.checkpoints("train_stage2", key) / "step_10"
         checkpoint.mkdir(parents=True)
@@ -83,7 +74,7 @@ def test_dry_run_removes_nothing_and_the_run_what_it_named(store, gc):
 def test_kept_recipes_keep_theirs_and_others_go(store):
     recipe, _ = load_recipe("digits", ["seed=3"])
     step = make_plan(recipe.settings, store).steps["preprocess"]
-    mine = publish(store, "preprocess", step.fingerprint)
+    mine = _publish(store, "preprocess", step.fingerprint)
     own = told(store, "digits seed=3")
     assert str(mine.relative_to(store.workdir)) not in own
     assert own["artifacts/train_stage2/done"] == "unused"

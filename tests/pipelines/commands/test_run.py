@@ -49,11 +49,7 @@ def silent_server() -> Iterator[str]:
         ("data.ood=/no/such/folder", "data.ood", "does not exist"),
         ("model.checkpoint=/no/such/model", "model.checkpoint", "model.safetensors"),
         ("evaluate.inception_weights=/no/file", "evaluate.inception_weights", "no such file"),
-        (
-            "evaluate.inception_weights=/etc/passwd",
-            "evaluate.inception_weights",
-            "does not hold these weights",
-        ),
+        ("evaluate.inception_weights=/etc/passwd", "evaluate.inception_weights", "does not hold these"),
         ("model.checkpoint=" + "x" * 300, "model.checkpoint", "too long"),
         ("evaluate.reference_statistics=a.npz", "evaluate.reference_statistics", "Inception features"),
         (
@@ -81,7 +77,6 @@ def test_bad_setting(cli, tmp_path, setting, named, allowed):
     extra = ["--set", "evaluate.feature_extractor=inception"] if "inception" in setting else []
     result = cli("--pipeline", "digits", "--workdir", str(tmp_path), "--set", setting, *extra)
     assert result.code == 2
-    assert len(result.errors) >= 1
     assert any(line.startswith(f"error: {named}") and allowed in line for line in result.errors)
     assert "Traceback" not in result.err
     assert not (tmp_path / "mlflow.db").exists()
@@ -133,9 +128,7 @@ def test_damaged_checkpoint_is_refused(cli, tmp_path):
     assert any("model.json does not describe a model" in line for line in result.errors)
 
 
-@pytest.mark.parametrize(
-    "content", ["[1, 2]", "a: [", "a: !!python/object:os.system x"], ids=["list", "torn", "tag"]
-)
+@pytest.mark.parametrize("content", ["[1, 2]", "a: ["], ids=["list", "torn"])
 def test_recipe_file_that_is_none(cli, tmp_path, content):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(content)
@@ -184,9 +177,11 @@ def test_odd_input_is_one_line_and_json(cli, tmp_path, arguments, named, text):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"), [([], "Missing option '--pipeline'"), (["--bogus"], "No such option: --bogus")]
+    ("arguments", "text"),
+    [([], "Missing option '--pipeline'"), (["--bogus", "--pipeline", "digits"], "No such option: --bogus")],
 )
 def test_bad_usage(cli, arguments, text):
-    result = cli(*arguments, *["--pipeline", "digits"] * bool(arguments))
+    result = cli(*arguments)
     assert result.code == 2
-    assert [text in line for line in result.errors] == [True]
+    (error,) = result.errors
+    assert text in error

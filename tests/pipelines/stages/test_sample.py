@@ -46,6 +46,9 @@ def test_artifact_is_sound_shards_with_balanced_labels(made):
     images, labels = open_images(context.folder, "samples")
     assert labels.tolist() == [index % 10 for index in range(50)]
     assert images.get([0]).shape == (1, 1, 8, 8)
+    description = json.loads((context.folder / "dataset.json").read_text())
+    assert description["counts"] == {"samples": 50}
+    assert len(description["classes"]) == 10
 
 
 def test_features_and_energies_are_those_of_the_stored_pixels(made, inputs):
@@ -93,18 +96,16 @@ def test_few_seeds_make_no_copies_until_labels_run_out(inputs, tmp_path):
     assert len({image.numpy().tobytes() for image in pixels(context)}) == 1500
 
 
-def test_copies_are_counted(inputs, tmp_path):
+def test_copies_are_counted_and_no_frames_drawn_on_request(inputs, tmp_path):
     changes = ("sample.seeds=test", "sample.num_samples=400", "sample.step_candidates=[]", "sample.steps=1")
     context = make_context(tmp_path, inputs, *changes, "sample.mode=marginal", "sample.frames=0")
     assert stage.run(context)["metrics"]["repeated_samples"] == 400 - 329
+    assert not (context.folder / stage.MOVIE_FILE).exists()
 
 
 @pytest.mark.parametrize(
     ("change", "labels"),
-    [
-        ("sample.mode=marginal", [-1] * 10),
-        ("sample.seeds=test", list(range(10))),
-    ],
+    [("sample.mode=marginal", [-1] * 10), ("sample.seeds=test", list(range(10)))],
 )
 def test_modes(made, inputs, tmp_path, change, labels):
     context = make_context(tmp_path, inputs, change, "sample.num_samples=10")
@@ -129,21 +130,8 @@ def test_pictures(made):
     assert (context.folder / stage.TRAJECTORY_FILE).is_file()
 
 
-def test_no_frames_on_request(inputs, tmp_path):
-    context = make_context(tmp_path, inputs, "sample.frames=0", "sample.num_samples=10")
-    stage.run(context)
-    assert not (context.folder / stage.MOVIE_FILE).exists()
-
-
 def test_diverged_model_gives_no_samples(inputs, tmp_path):
     context = make_context(tmp_path, diverged_model(inputs, tmp_path / "model"))
     with pytest.raises(ValueError, match="the model has diverged"):
         stage.run(context)
     assert not (context.folder / "manifest.parquet").exists()
-
-
-def test_dataset_description(made):
-    context, _ = made
-    told = json.loads((context.folder / "dataset.json").read_text())
-    assert told["counts"] == {"samples": 50}
-    assert len(told["classes"]) == 10

@@ -144,24 +144,23 @@ def test_no_room_is_one_line(at, tmp_path):
         at("b").fetch("sample", FINGERPRINT)
 
 
-def _requests(log: Path) -> int:
-    return log.read_text().count("HTTP/1.1")
-
-
 def test_many_manifests_are_one_request(at, s3_folder):
     for number in range(20):
         publish(at("a"), {"file": b"x"}, fingerprint=f"{number:020}", created=float(number))
     store = at("b")
     assert len(store.manifests("sample")) == 20
-    log = s3_folder / "s3.log"
-    before = _requests(log)
+
+    def requests() -> int:
+        return (s3_folder / "s3.log").read_text().count("HTTP/1.1")
+
+    before = requests()
     glanced = store.glance()
     found = glanced.manifests("sample")
     assert [manifest["created"] for manifest in found] == list(range(20))
     assert all(glanced.manifest("sample", manifest["fingerprint"]) for manifest in found)
     assert glanced.failure("sample", "other") is None
     assert (glanced.steps("sample", "key"), glanced.finished_parts("sample", "key")) == ([], "")
-    assert _requests(log) == before + 1
+    assert requests() == before + 1
 
 
 _FETCH = """

@@ -6,25 +6,11 @@ import pytest
 
 from pipelines.workdir.checkpoints import new_checkpoint
 from pipelines.workdir.store import Store
+from tests.support.shared_workdir import publish
 
 
-def _publish(store, content="one", fingerprint="abc"):
-    with store.new_artifact("sample", fingerprint) as draft:
-        (draft.folder / "deep").mkdir()
-        (draft.folder / "deep" / "file.txt").write_text(content)
-        return draft.publish(_manifest(fingerprint))
-
-
-def _manifest(fingerprint, **changed):
-    whole = {
-        "fingerprint": fingerprint,
-        "node": "sample",
-        "part": "",
-        "run_id": "r",
-        "created": 1.0,
-        "seconds": 0.1,
-    }
-    return {**whole, "identity": {}, "made_from": {}, "metrics": {}, **changed}
+def _publish(store, content=b"one"):
+    return publish(store, {"deep/file.txt": content}, "abc")
 
 
 def test_artifact_appears_with_its_manifest(tmp_path):
@@ -46,8 +32,8 @@ def test_failed_draft_leaves_nothing(tmp_path):
 
 def test_publishing_again_replaces(tmp_path):
     store = Store(tmp_path)
-    _publish(store, "one")
-    _publish(store, "two")
+    _publish(store, b"one")
+    _publish(store, b"two")
     assert (store.artifact("sample", "abc") / "deep" / "file.txt").read_text() == "two"
     assert [path.name for path in (tmp_path / "artifacts" / "sample").iterdir()] == ["abc"]
 
@@ -101,10 +87,8 @@ def test_damaged_artifact_does_not_count(tmp_path, harm):
 def test_newest_manifest_of_a_node(tmp_path):
     store = Store(tmp_path)
     for node, created, fingerprint in (("sample", 1, "a"), ("sample", 3, "b"), ("sample.stage1", 9, "c")):
-        with store.new_artifact("sample", fingerprint) as draft:
-            draft.publish(_manifest(fingerprint, node=node, created=float(created)))
+        publish(store, {}, fingerprint, node=node, created=float(created))
     *_, latest = store.manifests("sample")
-    assert latest is not None
     assert latest["fingerprint"] == "b"
     assert store.manifests("sample.other") == []
 
