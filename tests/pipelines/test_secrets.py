@@ -1,6 +1,5 @@
 """A run with planted secrets, watched: none of them is anywhere, and nobody outside can reach its servers."""
 
-import io
 import os
 import shutil
 import subprocess
@@ -8,11 +7,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 from moto.server import ThreadedMotoServer
@@ -22,7 +21,7 @@ from data.sources.base import SourceError
 from pipelines.stages.preprocess import _open_unchanged
 from pipelines.stages.report import _shown_setting
 from tests.support.planted import ACCESS_KEY, SECRET_KEY
-from tests.support.running import copy_project, reduced_arguments
+from tests.support.running import commit_all, copy_project, git, reduced_arguments
 from tests.support.servers import bucket_of
 
 PLANTED = b"planted-"  # every secret begins with it
@@ -53,12 +52,9 @@ def images() -> Iterator[str]:
     host, port = server.get_host_and_port()
     bucket = bucket_of(port)
     bucket.create_dir("images")
-    rng = np.random.default_rng(0)
     for number in range(100):
-        picture = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(picture, "PNG")
         with bucket.open_output_stream(f"images/{number % 4}/{number}.png") as out:
-            out.write(picture.getvalue())
+            Image.effect_noise((8, 8), 50 + number).save(out, "PNG")
     options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
     yield f"s3://{ACCESS_KEY}:{SECRET_KEY}@images?{options}"
     server.stop()
@@ -77,14 +73,8 @@ def checkout(place: Path) -> Path:
     """The project, with a secret in its remote's address and another in what is not committed."""
     folder = place / "project"
     copy_project(folder)
-    own = ["git", "-C", str(folder), "-c", "user.name=me", "-c", "user.email=me@localhost"]
-    for words in (
-        ["init", "--quiet"],
-        ["remote", "add", "origin", "https://me:planted-remote@localhost/project.git"],
-        ["add", "."],
-        ["commit", "--quiet", "--message", "all"],
-    ):
-        subprocess.run([*own, *words], check=True)
+    commit_all(folder)
+    git(folder, "remote", "add", "origin", "https://me:planted-remote@localhost/project.git")
     with (folder / "README.md").open("a") as file:
         file.write("\npassword = planted-difference\n")
     return folder
@@ -96,8 +86,7 @@ def watch(place: Path, checkout: Path, images: str) -> Callable[..., Watched]:
 
     def run(*words: str) -> Watched:
         ray, said = place / "ray", place / "said"
-        sets = {"data.in": images, "stage1.batch_size": 16, "stage2.batch_size": 16}
-        changed = {name.replace(".", "__"): value for name, value in sets.items()}
+        changed = {"data__in": images, "stage1__batch_size": 16, "stage2__batch_size": 16}
         command = [sys.executable, str(checkout / "pipelines" / "run.py")]
         with said.open("wb") as out:
             process = subprocess.Popen(
@@ -122,14 +111,11 @@ def listening(session: int) -> set[tuple[str, str]]:
     """Addresses that the processes of a session listen at, and what they are."""
     found = set()
     for process in psutil.process_iter():
-        try:
+        with suppress(psutil.Error, ProcessLookupError, PermissionError):
             if os.getsid(process.pid) == session:
-                command = process.name()
-                for socket in process.net_connections("inet"):
-                    if socket.status == psutil.CONN_LISTEN:
-                        found.add((socket.laddr.ip, command))
-        except (psutil.Error, ProcessLookupError, PermissionError):
-            continue
+                sockets = process.net_connections("inet")
+                listens = (socket for socket in sockets if socket.status == psutil.CONN_LISTEN)
+                found |= {(socket.laddr.ip, process.name()) for socket in listens}
     return found
 
 
@@ -190,9 +176,8 @@ def test_no_secret_is_anywhere_after_a_failure(watch):
 def test_no_secret_is_said_without_a_run(cli, images, monkeypatch, tmp_path, words, code):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    said = cli(
-        "--pipeline", "digits", "--workdir", str(tmp_path), "--set", f"data.in={images}", *words, "--json"
-    )
+    recipe = ("--pipeline", "digits", "--workdir", str(tmp_path), "--set", f"data.in={images}")
+    said = cli(*recipe, *words, "--json")
     assert said.code == code, said.err
     assert "planted-" not in said.out + said.err
     assert holding((tmp_path,)) == []
