@@ -12,6 +12,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pipelines.compute.channel import open_mailbox
+from pipelines.compute.devices import worker_memory
+from pipelines.compute.nodes import smallest_memory
+from pipelines.recipe import load_recipe
 from tests.support.running import ROOT, command, reduced_arguments, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -37,6 +40,17 @@ def test_mailbox_is_on_the_drivers_node(cluster):
             for _ in range(8)
         ]
         assert set(ray.get(nodes)) == {ray.get_runtime_context().get_node_id()}
+
+
+def test_smallest_memory_is_of_nodes_that_can_bear_a_worker(cluster):
+    """The head has one CPU: no worker of two runs there."""
+    settings = load_recipe("digits", ["compute.cpus_per_worker=2", "compute.num_workers=2"])[0].settings
+    with ray.init(address=cluster.address, log_to_driver=False):
+        assert smallest_memory(settings) == worker_memory(settings), "of the only node"
+        cluster.add_node(num_cpus=1)
+        assert smallest_memory(settings) == 0
+        cluster.add_node(num_cpus=4)
+        assert smallest_memory(settings) == worker_memory(settings)
 
 
 def test_training_goes_on_with_the_workers_it_can_get(cluster, tmp_path):

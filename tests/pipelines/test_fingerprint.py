@@ -10,8 +10,8 @@ from PIL import Image
 from pipelines.fingerprint import PACKAGES, ROOT, code_digests, digest
 from pipelines.graph import STAGES, Node, build_graph
 from pipelines.plan import make_plan, node_code
-from pipelines.recipe import load_recipe
 from pipelines.workdir.store import Store
+from tests.support.recipes import settings_of
 
 # The report needs every stage, so it is left out of these tables.
 ALL = {*STAGES, "counterfactuals"} - {"report"}
@@ -70,7 +70,7 @@ def copy(tmp_path_factory) -> Path:
 
 
 def _graph(*overrides: str) -> dict[str, Node]:
-    return build_graph(load_recipe("digits", overrides)[0].settings)
+    return build_graph(settings_of("digits", *overrides))
 
 
 def test_choosing_by_samples_makes_the_sampler_the_trainings_code():
@@ -144,9 +144,7 @@ def test_docstrings_do_not_count_and_code_does(copy):
 
 
 def _fingerprints(*overrides: str) -> dict[str, str | None]:
-    recipe, problems = load_recipe("digits", overrides)
-    assert not problems
-    plan = make_plan(recipe.settings, Store(Path("nowhere")))
+    plan = make_plan(settings_of("digits", *overrides), Store(Path("nowhere")))
     return {name: step.fingerprint for name, step in plan.steps.items()}
 
 

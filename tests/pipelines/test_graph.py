@@ -1,13 +1,14 @@
 """The stage graph is the contract's, and follows the settings."""
 
 from pipelines.graph import build_graph, stage_needs
-from pipelines.recipe import load_recipe
+from tests.support.recipes import settings_of
+
+GRAPH = build_graph(settings_of("digits"))
 
 
 def test_graph_is_the_contracts():
-    graph = build_graph(load_recipe("digits")[0].settings)
-    needs = {name: set(node.needs.values()) for name, node in graph.items() if node.is_stage}
-    assert needs.pop("report") == set(graph) - {"report"}
+    needs = {name: set(node.needs.values()) for name, node in GRAPH.items() if node.is_stage}
+    assert needs.pop("report") == set(GRAPH) - {"report"}
     assert needs == {
         "preprocess": set(),
         "reference_stats": {"preprocess"},
@@ -20,38 +21,34 @@ def test_graph_is_the_contracts():
 
 
 def test_counterfactuals_are_a_topic_so_that_their_features_do_not_repeat_the_attacks():
-    graph = build_graph(load_recipe("digits")[0].settings)
-    topic = graph["evaluate_classifier.counterfactuals"]
+    topic = GRAPH["evaluate_classifier.counterfactuals"]
     assert topic.module == "pipelines.stages.counterfactuals"
     assert set(topic.needs.values()) == {"preprocess", "train_stage2", "reference_stats"}
-    assert "reference_stats" not in graph["evaluate_classifier"].needs.values()
+    assert "reference_stats" not in GRAPH["evaluate_classifier"].needs.values()
 
 
 def test_parts_follow_the_settings():
-    with_parts = build_graph(load_recipe("digits")[0].settings)
-    assert {name for name, node in with_parts.items() if node.part} == {
+    assert {name for name, node in GRAPH.items() if node.part} == {
         "sample.stage1",
         "evaluate_fidelity.stage1",
         "evaluate_classifier.stage1",
         "evaluate_classifier.counterfactuals.stage1",
         "evaluate_classifier.plain",
     }
-    alone = ["evaluate.stage1=false", "evaluate.feature_extractor=inception"]
-    assert not [node for node in build_graph(load_recipe("digits", alone)[0].settings).values() if node.part]
+    alone = settings_of("digits", "evaluate.stage1=false", "evaluate.feature_extractor=inception")
+    assert not [node for node in build_graph(alone).values() if node.part]
 
 
 def test_stage_1_is_evaluated_without_waiting_for_stage_2():
-    graph = build_graph(load_recipe("digits")[0].settings)
     parts = ["sample.stage1", "evaluate_fidelity.stage1", "evaluate_classifier.stage1"]
-    assert "train_stage2" not in stage_needs(graph, parts)
+    assert "train_stage2" not in stage_needs(GRAPH, parts)
 
 
 def test_nodes_ask_for_no_more_than_they_use():
-    settings = load_recipe("imagenet256", [])[0].settings
-    graph = build_graph(settings)
+    graph = build_graph(settings_of("imagenet256"))
     without = {name for name, node in graph.items() if not node.uses_gpu}
     assert without == {"preprocess", "train_stage1", "evaluate_fidelity", "report"}
     alone = {name for name, node in graph.items() if not node.has_workers}
     assert alone == without, "published weights are taken without workers"
-    one = load_recipe("imagenet256", ["compute.num_workers=1"])[0].settings
+    one = settings_of("imagenet256", "compute.num_workers=1")
     assert not any(node.has_workers for node in build_graph(one).values())

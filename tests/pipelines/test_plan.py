@@ -4,16 +4,14 @@ import pytest
 import torch
 
 from pipelines.plan import Plan, make_plan
-from pipelines.recipe import load_recipe
 from pipelines.workdir.checkpoints import new_checkpoint
 from pipelines.workdir.store import Store, essence
+from tests.support.recipes import settings_of
 from tests.support.shared_workdir import publish
 
 
 def _plan(store: Store, *changes: str) -> Plan:
-    recipe, problems = load_recipe("digits", changes)
-    assert not problems
-    return make_plan(recipe.settings, store)
+    return make_plan(settings_of("digits", *changes), store)
 
 
 def _publish(store: Store, name: str, metrics: dict[str, float]) -> None:

@@ -17,10 +17,10 @@ from pipelines.files import file_digest, read_json, write_json
 from pipelines.plan import make_plan
 from pipelines.preflight.settings import check_settings
 from pipelines.recipe import load_recipe
-from pipelines.settings import Settings
 from pipelines.stages import train_stage1
 from pipelines.workdir.checkpoints import checkpoint_steps
 from pipelines.workdir.store import Store
+from tests.support.recipes import settings_of
 from tests.support.running import reduced_arguments, run_python
 from tests.support.stages import make_context, one_thread
 
@@ -54,14 +54,8 @@ def overrides(checkpoint: Path) -> list[str]:
     return [f"model.checkpoint={checkpoint}", "model.normalization=none", "stage1.steps=0"]
 
 
-def settings_of(checkpoint: Path) -> Settings:
-    recipe, problems = load_recipe("digits", overrides(checkpoint))
-    assert problems == []
-    return recipe.settings
-
-
 def test_preflight_names_what_it_would_import_and_the_option(checkpoint, mark):
-    settings = settings_of(checkpoint)
+    settings = settings_of("digits", *overrides(checkpoint))
     (problem,) = check_settings(settings)
     line = str(problem)
     assert line.startswith(
@@ -74,7 +68,7 @@ def test_preflight_names_what_it_would_import_and_the_option(checkpoint, mark):
 
 
 def test_trust_changes_no_fingerprint_and_is_stage_1s_alone(checkpoint, mark, tmp_path):
-    settings, store = settings_of(checkpoint), Store(tmp_path)
+    settings, store = settings_of("digits", *overrides(checkpoint)), Store(tmp_path)
     plain, trusting = make_plan(settings, store), make_plan(settings, store, trust_checkpoint=True)
     assert plain.fingerprint == trusting.fingerprint
     assert all(step.identity == trusting.steps[name].identity for name, step in plain.steps.items())
@@ -174,6 +168,6 @@ def test_a_run_that_trusts_says_so_everywhere(pipeline, checkpoint, mark, tmp_pa
 
 
 def test_trust_in_a_file_that_is_not_there(tmp_path):
-    settings = settings_of(tmp_path / "nowhere.pt")
+    settings = settings_of("digits", *overrides(tmp_path / "nowhere.pt"))
     (problem,) = check_settings(settings, trust_checkpoint=True)
     assert "no such file" in str(problem)

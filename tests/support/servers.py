@@ -122,14 +122,6 @@ class MlflowServer:
 
     def start(self) -> None:
         """Returns once it answers."""
-        self.begin()
-        assert self._process is not None
-        process = self._process
-        wait_until(lambda: process.poll() is not None or answers(self.port), _START_SECONDS)
-        assert process.poll() is None, (self.folder / "server.log").read_text()
-
-    def begin(self) -> None:
-        """Starts the process and waits for nothing."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "server.db").exists():
             (self.folder / "server.db").write_bytes(empty_database())
@@ -138,9 +130,11 @@ class MlflowServer:
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         extra = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            process = self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True, env=os.environ | extra
             )
+        wait_until(lambda: process.poll() is not None or answers(self.port), _START_SECONDS)
+        assert process.poll() is None, (self.folder / "server.log").read_text()
 
     def send(self, number: signal.Signals) -> None:
         """A signal to all its processes."""
@@ -211,10 +205,8 @@ class Proxy:
                 chunk = side.recv(1 << 16)
                 if not chunk:
                     return
-                sent, self.sent = (
-                    sent + len(chunk) * (side is client),
-                    self.sent + len(chunk) * (side is client),
-                )
+                if side is client:
+                    sent, self.sent = sent + len(chunk), self.sent + len(chunk)
                 if self.cuts > 0 and sent > self.most:
                     self.cuts, self.dropped = self.cuts - 1, self.dropped + 1
                     return

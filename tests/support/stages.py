@@ -16,9 +16,9 @@ from pipelines.compute.spread import spread
 from pipelines.compute.team import run_workers
 from pipelines.context import Silent, StageContext, select
 from pipelines.graph import build_graph
-from pipelines.recipe import load_recipe
 from pipelines.stages import reference_stats
 from pipelines.stages.inputs import model_spec
+from tests.support.recipes import settings_of
 
 SMALL = (
     "evaluate.extractor_steps=5",
@@ -36,10 +36,9 @@ def make_context(
     folder: Path, inputs: Mapping[str, Path], *changes: str, node: str = "sample"
 ) -> StageContext:
     """What a node would be given. `folder` gets an artifact in the making and checkpoints."""
-    recipe, problems = load_recipe("digits", (*SMALL, *changes))
-    assert not problems
+    whole = settings_of("digits", *SMALL, *changes)
     (folder / "artifact").mkdir(parents=True)
-    settings = select(recipe.settings, build_graph(recipe.settings)[node].reads)
+    settings = select(whole, build_graph(whole)[node].reads)
     return StageContext(
         settings, inputs, folder / "artifact", folder / "checkpoints", Silent(), {}, run_workers, spread
     )

@@ -1,6 +1,5 @@
 """The search: what is asked for after a crash, how trials end, who is ended early."""
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -76,14 +75,6 @@ def test_work_is_noted_whatever_becomes_of_a_trial(open_search):
     _measured(again, 0)
     [trial] = again.trials
     assert (trial.user_attrs["executed"], trial.user_attrs["seconds"]) == (["train_stage2", "sample"], 5.0)
-
-
-def test_nothing_is_left_running_when_a_search_is_given_up(open_search):
-    search = open_search()
-    search.ask()
-    search.requeue()
-    study = optuna.load_study(study_name="digits-1", storage=search.study._storage)
-    assert [trial.state for trial in study.trials] == [TrialState.WAITING]
 
 
 def test_more_trials_may_be_asked_for_later(open_search):

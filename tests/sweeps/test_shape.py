@@ -2,16 +2,16 @@
 
 import pytest
 
-from pipelines.recipe import load_recipe
 from pipelines.settings import Settings
 from sweeps.shape import check_shape, fitting
+from tests.support.recipes import settings_of
 
 MACHINE = {"CPU": 16.0, "GPU": 4.0}
 
 
 def _settings(workers: int, cpus: int, gpus: float) -> Settings:
     sets = (f"num_workers={workers}", f"cpus_per_worker={cpus}", f"gpus_per_worker={gpus}")
-    return load_recipe("digits", [f"compute.{text}" for text in sets])[0].settings
+    return settings_of("digits", *(f"compute.{text}" for text in sets))
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def silent_server() -> Iterator[str]:
         ("seed=99999999999999999999", "seed", "less than"),
         ("stage2.select=best_fid", "stage2.select", "'best_frechet'"),
         ("published={source: x, metrics: {fid: .nan}}", "published.metrics.fid", "finite"),
+        ("evaluate.feature_extractor=random", "evaluate.feature_extractor", "smoke"),
+        ("evaluate.robust.iterations=2", "evaluate.robust.iterations", "smoke"),
         ("nonsense", "--set", "key.path=value"),
     ],
 )

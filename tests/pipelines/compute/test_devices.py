@@ -7,34 +7,28 @@ import pytest
 
 from pipelines.compute import devices
 from pipelines.compute.devices import check_fit
-from pipelines.recipe import load_recipe
-
-
-def settings(name, *overrides):
-    recipe, problems = load_recipe(name, overrides)
-    assert not problems
-    return recipe.settings
+from tests.support.recipes import settings_of
 
 
 def test_batch_that_cannot_fit_names_the_ways_out(monkeypatch):
     monkeypatch.setattr(devices, "_ram_bytes", lambda: 16e9)
     cpus = ("compute.gpus_per_worker=0", "compute.num_workers=2", "compute.precision=fp32")
-    (problem,) = check_fit(settings("imagenet256", *cpus))
+    (problem,) = check_fit(settings_of("imagenet256", *cpus))
     assert problem.where == "stage2.batch_size"
     assert problem.given.startswith("512 over 2 workers takes about ")
     assert "share of this machine's memory is 8 GB" in problem.allowed
     assert "stage2.accumulate" in problem.allowed
     assert "compute.activation_checkpointing=true" in problem.allowed
-    (again,) = check_fit(settings("imagenet256", *cpus, "compute.activation_checkpointing=true"))
+    (again,) = check_fit(settings_of("imagenet256", *cpus, "compute.activation_checkpointing=true"))
     assert "activation_checkpointing" not in again.allowed
 
 
 def test_memory_of_the_gpu_counts_where_there_is_one(monkeypatch):
     monkeypatch.setattr(devices, "_gpu_bytes", lambda: 20e9)
-    (problem,) = check_fit(settings("imagenet256"))
+    (problem,) = check_fit(settings_of("imagenet256"))
     assert "a worker's GPU is 20 GB" in problem.allowed
     monkeypatch.setattr(devices, "_gpu_bytes", lambda: 80e9)
-    assert check_fit(settings("imagenet256")) == []
+    assert check_fit(settings_of("imagenet256")) == []
 
 
 @pytest.mark.parametrize(
@@ -52,7 +46,7 @@ def test_evaluation_that_cannot_fit_names_the_ways_out(monkeypatch, changes, set
     """Of a model that is not trained here: the estimate of training is smaller."""
     monkeypatch.setattr(devices, "_gpu_bytes", lambda: 16e9)
     own = ("stage2.steps=0", "stage2.objective=at", "evaluate.precision=fp32", *changes)
-    (problem,) = check_fit(settings("imagenet256-convnext-large", *own))
+    (problem,) = check_fit(settings_of("imagenet256-convnext-large", *own))
     assert problem.where == setting
     assert problem.allowed == f"a worker's GPU is 16 GB: {ways_out}"
 
@@ -73,7 +67,7 @@ def test_memory_of_gpus_is_what_their_driver_says(monkeypatch, said, expected):
 @pytest.mark.parametrize(("flags", "refused"), [("avx2 fma", True), ("avx2 avx512_bf16", False), ("", False)])
 @pytest.mark.parametrize("setting", ["compute.precision", "evaluate.precision"])
 def test_imitated_bf16_is_refused(flags, refused, setting, monkeypatch):
-    emulating = settings("digits", f"{setting}=bf16")
+    emulating = settings_of("digits", f"{setting}=bf16")
     monkeypatch.setattr(Path, "read_text", lambda _: f"processor : 0\nflags : {flags}\n" if flags else "")
     problems = check_fit(emulating)
     assert [problem.where for problem in problems] == [setting] * refused

@@ -3,22 +3,17 @@
 import pytest
 
 from pipelines.compute.memory import stage_bytes, weight
-from pipelines.recipe import load_recipe, shipped_recipes
-
-
-def settings(name, *overrides):
-    recipe, problems = load_recipe(name, overrides)
-    assert not problems
-    return recipe.settings
+from pipelines.recipe import shipped_recipes
+from tests.support.recipes import settings_of
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_fit_80_gb(name):
-    assert all(0 < needed < 80e9 for needed in stage_bytes(settings(name)).values())
+    assert all(0 < needed < 80e9 for needed in stage_bytes(settings_of(name)).values())
 
 
 def test_stages_without_steps_need_nothing():
-    assert list(stage_bytes(settings("imagenet256"))) == ["stage2"]
+    assert list(stage_bytes(settings_of("imagenet256"))) == ["stage2"]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +21,7 @@ def test_stages_without_steps_need_nothing():
 )
 def test_what_saves_memory(override):
     whole, less = (
-        stage_bytes(settings("imagenet256", *overrides))["stage2"] for overrides in ((), (override,))
+        stage_bytes(settings_of("imagenet256", *overrides))["stage2"] for overrides in ((), (override,))
     )
     assert less < 0.75 * whole
 
@@ -34,14 +29,14 @@ def test_what_saves_memory(override):
 def test_what_takes_more_memory():
     """A compiled attack keeps its memory; buckets of several workers' gradients are copies."""
     alone = ("compute.num_workers=1", "stage2.batch_size=64")
-    plain = stage_bytes(settings("imagenet256", *alone))["stage2"]
-    compiled = stage_bytes(settings("imagenet256", *alone, "compute.compile=true"))["stage2"]
+    plain = stage_bytes(settings_of("imagenet256", *alone))["stage2"]
+    compiled = stage_bytes(settings_of("imagenet256", *alone, "compute.compile=true"))["stage2"]
     assert compiled - plain == pytest.approx(1.1 * 128 * 54.1e6)
-    assert stage_bytes(settings("imagenet256"))["stage2"] - plain == pytest.approx(4 * 25.6e6, rel=0.01)
+    assert stage_bytes(settings_of("imagenet256"))["stage2"] - plain == pytest.approx(4 * 25.6e6, rel=0.01)
 
 
 def test_weight_in_one_line():
-    line = weight(settings("imagenet256"))
+    line = weight(settings_of("imagenet256"))
     assert line.startswith("resnet-50: 25.6 M parameters, 10.7 GFLOP an image and pass; memory")
     assert "stage 2 about 24.3 GB" in line
     assert "evaluation about 4.0 GB" in line
@@ -52,7 +47,7 @@ def test_weight_in_one_line():
 def test_gathered_statistics_forbid_recomputing_in_stage1(arch, helps):
     own = ("stage1.steps=1", f"model.arch={arch}")
     kept, recomputed = (
-        stage_bytes(settings("imagenet256", *own, f"compute.activation_checkpointing={value}"))["stage1"]
+        stage_bytes(settings_of("imagenet256", *own, f"compute.activation_checkpointing={value}"))["stage1"]
         for value in ("false", "true")
     )
     assert (recomputed < kept) == helps

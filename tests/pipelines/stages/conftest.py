@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipelines.context import StageContext
+from pipelines.files import write_json
 from pipelines.stages import sample
 from tests.support.stages import make_context, one_thread
 
@@ -18,6 +19,8 @@ def same_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, inputs) -> tuple[StageContext, dict[str, Any]]:
-    """A finished stage: its context and its facts. Read-only."""
+    """Finished samples: their context and their facts, which the manifest holds too. Read-only."""
     context = make_context(tmp_path_factory.mktemp("made"), inputs)
-    return context, sample.run(context)
+    facts = sample.run(context)
+    write_json(context.folder / "manifest.json", facts)
+    return context, facts

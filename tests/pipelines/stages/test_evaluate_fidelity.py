@@ -1,23 +1,19 @@
 """Fidelity metrics, what each depends on, and what is absent."""
 
-import json
 import shutil
 
 import pytest
 
 from atjem.fidelity import Features, Reference, fidelity_metrics
-from pipelines.stages import counterfactuals, evaluate_fidelity, sample
+from pipelines.stages import counterfactuals, evaluate_fidelity
 from pipelines.stages.reference import FEATURES_FILE, read_kept
 from pipelines.stages.tensors import read_tensors
 from tests.support.stages import make_context
 
 
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory, inputs):
-    context = make_context(tmp_path_factory.mktemp("samples"), inputs)
-    facts = sample.run(context)
-    (context.folder / "manifest.json").write_text(json.dumps(facts))
-    return context.folder
+@pytest.fixture
+def samples(made):
+    return made[0].folder
 
 
 def fidelity(tmp_path, samples, reference):

@@ -5,18 +5,17 @@ from contextlib import suppress
 from pipelines.workdir.checkpoints import checkpoint_steps, new_checkpoint, sound_checkpoint
 
 
-def test_an_earlier_end_keeps_the_checkpoints_of_a_later_one(tmp_path):
-    for step in (700, 800, 100, 200, 300):
-        with new_checkpoint(tmp_path, step) as path:
-            (path / "trainer.pt").write_bytes(b"x")
-    assert [step for step, _ in checkpoint_steps(tmp_path)] == [200, 300, 700, 800]
-    assert sound_checkpoint(tmp_path, 400) == (300, tmp_path / "step_300")
-    assert sound_checkpoint(tmp_path) == (800, tmp_path / "step_800")
-
-
 def _save(folder, step):
     with new_checkpoint(folder, step) as path:
         (path / "state").write_text(f"at {step}")
+
+
+def test_an_earlier_end_keeps_the_checkpoints_of_a_later_one(tmp_path):
+    for step in (700, 800, 100, 200, 300):
+        _save(tmp_path, step)
+    assert [step for step, _ in checkpoint_steps(tmp_path)] == [200, 300, 700, 800]
+    assert sound_checkpoint(tmp_path, 400) == (300, tmp_path / "step_300")
+    assert sound_checkpoint(tmp_path) == (800, tmp_path / "step_800")
 
 
 def test_last_two_checkpoints_are_kept_in_numeric_order(tmp_path):

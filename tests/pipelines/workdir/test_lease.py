@@ -63,9 +63,15 @@ def test_lease_of_a_killed_run_of_this_machine_is_free_at_once(at):
         assert held
 
 
-@pytest.mark.slow
-def test_lease_of_another_machine_expires(at, monkeypatch):
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Leases that expire after seconds, not minutes."""
     monkeypatch.setattr(leasing, "EXPIRES", 4.0)
+    monkeypatch.setattr(leasing, "_RENEWED", 0.5)
+
+
+@pytest.mark.slow
+def test_lease_of_another_machine_expires(at, quick):
     remote, waited = at("a").remote, []
     said = {"host": "elsewhere", "process": 7, "started": 0.0, "machine": "another"}
     remote.write(f"{FOLDER}/other.json", json.dumps(said).encode())
@@ -76,9 +82,7 @@ def test_lease_of_another_machine_expires(at, monkeypatch):
 
 
 @pytest.mark.slow
-def test_lease_that_is_renewed_does_not_expire(at, monkeypatch):
-    monkeypatch.setattr(leasing, "EXPIRES", 4.0)
-    monkeypatch.setattr(leasing, "_RENEWED", 0.5)
+def test_lease_that_is_renewed_does_not_expire(at, quick):
     remote = at("a").remote
     with lease(remote, _never, lambda: False, _never) as held:
         assert held
@@ -88,16 +92,14 @@ def test_lease_that_is_renewed_does_not_expire(at, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("taken", [True, False], ids=["taken", "free"])
-def test_run_that_lost_the_store_for_long(at, through, monkeypatch, taken):
+def test_run_that_lost_the_store_for_long(at, through, quick, taken):
     """It learns that another has the workdir by then; or takes it anew when nobody has."""
-    monkeypatch.setattr(leasing, "EXPIRES", 3.0)
-    monkeypatch.setattr(leasing, "_RENEWED", 0.5)
     store, lost = at("a", through.port), []
     near = Remote(store.place, store.remote.endpoint, "us-east-1", (0.1,))
     far = at("b").remote
     with lease(near, _never, lambda: False, lost.append):
         through.is_open = False
-        time.sleep(4)
+        time.sleep(5)
         if taken:
             with lease(far, lambda other: None, lambda: False, _never) as held:
                 assert held
@@ -113,10 +115,8 @@ def test_run_that_lost_the_store_for_long(at, through, monkeypatch, taken):
 
 
 @pytest.mark.slow
-def test_renewal_that_came_too_late_is_none(at, monkeypatch):
+def test_renewal_that_came_too_late_is_none(at, quick, monkeypatch):
     """It was begun in time, and tried again until another had the workdir."""
-    monkeypatch.setattr(leasing, "EXPIRES", 4.0)
-    monkeypatch.setattr(leasing, "_RENEWED", 0.3)
     own, other, lost = Lease(at("a").remote), Lease(at("b").remote), []
     assert own.claim() is None
     taken, write = Event(), own._write

@@ -15,9 +15,7 @@ def test_unfinished_work_counts_while_its_inputs_are_what_they_were(at):
     for made_from, kept in (({"data": "a"}, []), ({"data": "a"}, [10]), ({"data": "b"}, [])):
         at("a").begin_work("sample", "key", made_from)
         assert at("a").steps("sample", "key") == kept
-        mirror = at("b").mirror("sample", "key")
-        mirror.pull()
-        folder = mirror.folder
+        folder = _pulled(at("b"))
         assert [step for step, _ in checkpoint_steps(folder)] == kept
         assert (folder / "part.safetensors").exists() == bool(kept)
         (folder / "part.safetensors").write_bytes(b"never sent")
@@ -31,10 +29,14 @@ def test_checkpoint_written_anew_and_not_sent_is_nobodys(at):
     folder = _save(store, 10, b"first")
     (folder / "state").write_bytes(b"again")
     for machine in ("a", "b"):
-        other = at(machine)
-        other.mirror("sample", "key").pull()
-        (file,) = other.checkpoints("sample", "key").glob("step_10/state")
-        assert file.read_bytes() == b"first"
+        assert (_pulled(at(machine)) / "step_10" / "state").read_bytes() == b"first"
+
+
+def _pulled(store: SharedStore) -> Path:
+    """The checkpoints and parts of the machine, once it has pulled."""
+    mirror = store.mirror("sample", "key")
+    mirror.pull()
+    return mirror.folder
 
 
 def _save(store: SharedStore, step: int, content: bytes = b"state") -> Path:
@@ -56,13 +58,13 @@ def test_checkpoints_are_pulled_by_another_machine(at):
     other = at("b")
     assert other.steps("sample", "key") == other.glance().steps("sample", "key") == [20, 30]
     assert other.steps("sample", "key", 25) == [20]
-    mirror = other.mirror("sample", "key")
-    mirror.pull()
-    assert {path.name for path in mirror.folder.glob("step_*")} == {"step_20", "step_30"}
-    assert (mirror.folder / "step_30" / "state").read_bytes() == (kept / "state").read_bytes()
-    inode = (mirror.folder / "step_30" / "state").stat().st_ino
-    mirror.pull()
-    assert (mirror.folder / "step_30" / "state").stat().st_ino == inode
+    folder = _pulled(other)
+    assert {path.name for path in folder.glob("step_*")} == {"step_20", "step_30"}
+    pulled = folder / "step_30" / "state"
+    assert pulled.read_bytes() == (kept / "state").read_bytes()
+    inode = pulled.stat().st_ino
+    _pulled(other)
+    assert pulled.stat().st_ino == inode
 
 
 def test_checkpoint_that_was_not_sent_is_on_no_machine(at):
@@ -84,9 +86,7 @@ def test_damaged_checkpoint_counts_as_never_sent(at):
     _save(at("a"), 10)
     _save(at("a"), 20)
     at("a").remote.write("checkpoints/sample/key/step_20/state", b"stale")
-    mirror = at("b").mirror("sample", "key")
-    mirror.pull()
-    assert [path.name for path in mirror.folder.glob("step_*")] == ["step_10"]
+    assert [path.name for path in _pulled(at("b")).glob("step_*")] == ["step_10"]
 
 
 def test_parts_and_notes_come_and_go(at):
@@ -105,10 +105,9 @@ def test_parts_and_notes_come_and_go(at):
     (other.folder / "diverged.json").unlink()
     other.push(other.folder / "diverged.json")
     other.wait()
-    third = at("c").mirror("sample", "key")
-    third.pull()
-    assert not (third.folder / "diverged.json").exists()
-    assert (third.folder / "final/one.tar").exists()
+    folder = _pulled(at("c"))
+    assert not (folder / "diverged.json").exists()
+    assert (folder / "final/one.tar").exists()
     at("c").drop_checkpoints("sample", "key")
     assert at("c").remote.entries() == {}
 
