@@ -49,10 +49,8 @@ def trained() -> Mapping[str, Path]:
     command += ["--workdir", str(ROOT / "runs" / "evaluation")]
     command += [word for change in CHANGES for word in ("--set", change)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    stages = {
-        row["name"]: Path(row["artifact"]) for row in json.loads(done.stdout.splitlines()[-1])["stages"]
-    }
-    return {"data": stages["preprocess"], "model": stages["train_stage2"]}
+    folders = {row["name"]: row["artifact"] for row in json.loads(done.stdout.splitlines()[-1])["stages"]}
+    return {"data": Path(folders["preprocess"]), "model": Path(folders["train_stage2"])}
 
 
 def attack(inputs: Mapping[str, Path], num_workers: int, num_images: int) -> tuple[list[Part], float]:

@@ -66,12 +66,15 @@ def check_memory(settings: Settings, there: float, what: str) -> list[Problem]:
     ]
 
 
-def worker_memory(settings: Settings) -> float:
-    """Bytes of this machine that one worker may take: of its GPU, or its share of the memory; 0: unknown."""
+def worker_memory(settings: Settings, sharing: int | None = None) -> float:
+    """Bytes of this machine that one worker may take: of its GPU, or its share of the memory; 0: unknown.
+
+    sharing: how many workers run here; None: all of them.
+    """
     compute = settings.compute
     if compute.gpus_per_worker:
         return _gpu_bytes() * min(1, compute.gpus_per_worker)
-    return _ram_bytes() / compute.num_workers
+    return _ram_bytes() / (sharing or compute.num_workers)
 
 
 def _check_precision(settings: Settings) -> list[Problem]:

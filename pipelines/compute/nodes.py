@@ -22,11 +22,12 @@ _ANSWER_SECONDS = 120
 
 def check_nodes(store: SharedStore, settings: Settings) -> list[Problem]:
     """Every node reaches the store, has room for its cache, and the files that settings name."""
-    return [problem for name, answer in _ask(_wrong_here, store, settings) for problem in _told(name, answer)]
+    answers = _ask(ray.nodes(), _wrong_here, store, settings)
+    return [problem for name, answer in answers for problem in _told(name, answer)]
 
 
 def check_memory_of_nodes(settings: Settings) -> list[Problem]:
-    """A worker of each stage fits the nodes that have a GPU, where the recipe asks for GPUs."""
+    """A worker of each stage fits every node that could bear one."""
     there = smallest_memory(settings)
     return check_memory(settings, there, "the smallest of the cluster's workers")
 
@@ -35,8 +36,13 @@ def smallest_memory(settings: Settings) -> float:
     """Bytes that a worker may take on whichever node it runs; 0 when no node knows."""
     if len(ray.nodes()) == 1:
         return worker_memory(settings)
-    found = []
-    for _, answer in _ask(worker_memory, settings):
+    compute, answers, found = settings.compute, [], []
+    each = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
+    for node in ray.nodes():
+        fits = min(node["Resources"].get(kind, 0) // amount for kind, amount in each.items() if amount)
+        if fits:
+            answers += _ask([node], worker_memory, settings, min(int(fits), compute.num_workers))
+    for _, answer in answers:
         try:
             found.append(float(ray.get(answer, timeout=_ANSWER_SECONDS)))
         except RayError:  # a node that is going: its workers will start elsewhere
@@ -44,8 +50,8 @@ def smallest_memory(settings: Settings) -> float:
     return min((memory for memory in found if memory), default=0)
 
 
-def _ask(question: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
-    """Each node's name and its answer to be."""
+def _ask(nodes: list[dict[str, Any]], question: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
+    """The name of each node that is alive, and its answer to be."""
     ask = ray.remote(num_cpus=0, max_retries=0)(question)
     return [
         (
@@ -54,7 +60,7 @@ def _ask(question: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ).remote(*arguments),
         )
-        for node in ray.nodes()
+        for node in nodes
         if node["Alive"]
     ]
 
