@@ -52,6 +52,14 @@ class Result:
     def errors(self) -> list[str]:
         return [line for line in self.err.splitlines() if line.startswith("error:")]
 
+    @property
+    def error(self) -> str:
+        """The one line that refuses bad input."""
+        assert self.code == 2, self.err
+        assert "Traceback" not in self.err
+        (line,) = self.errors
+        return line
+
 
 @dataclass(frozen=True)
 class FinishedRun:

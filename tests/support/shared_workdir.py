@@ -17,6 +17,13 @@ from tests.support.running import ROOT
 from tests.support.servers import Proxy, proxy_of, s3_environment, s3_server
 
 FINGERPRINT = "0123456789abcdef0123"
+_OPEN = """
+import sys
+from pipelines.workdir.remote import open_remote
+from pipelines.workdir.shared_store import shared_store
+from tests.support.shared_workdir import FINGERPRINT, publish
+store = shared_store(open_remote(sys.argv[1]))
+"""
 
 
 def publish(
@@ -31,10 +38,10 @@ def publish(
         return draft.publish({**manifest, "identity": {}, "made_from": {}, "metrics": {}, **facts})
 
 
-def python(code: str, port: int, cache: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """Runs code in a separate process, as a machine with this cache folder."""
+def python(store: SharedStore, code: str, port: int, cache: Path) -> "subprocess.Popen[str]":
+    """Runs code that uses the `store` in a separate process, as a machine with this cache folder."""
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", _OPEN + code, store.place],
         env={**os.environ, **s3_environment(port, cache)},
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -62,10 +62,7 @@ def test_the_picture_has_a_box_for_each_node_and_no_line_behind_a_box(dag, tmp_p
     ],
 )
 def test_bad_input_is_one_line(dag, tmp_path, words, named):
-    found = dag(*words, "--workdir", str(tmp_path))
-    assert found.code == 2
-    assert len(found.errors) == 1
-    assert named in found.errors[0]
+    assert named in dag(*words, "--workdir", str(tmp_path)).error
 
 
 @pytest.mark.slow

@@ -94,13 +94,9 @@ def test_kept_recipes_keep_theirs_and_others_go(store):
     ],
 )
 def test_bad_input_is_one_line(store, gc, arguments, line):
-    result = gc("--workdir", str(store.workdir), *arguments)
-    assert result.code == 2
-    assert result.errors[0].startswith(line)
+    assert gc("--workdir", str(store.workdir), *arguments).error.startswith(line)
 
 
 def test_a_workdir_at_work_is_left_alone(store, gc):
     with locked(store.workdir, lambda _: None, lambda: False):
-        result = gc("--workdir", str(store.workdir))
-    assert result.code == 2
-    assert "works in it; wait for its end" in result.errors[0]
+        assert "works in it; wait for its end" in gc("--workdir", str(store.workdir)).error

@@ -2,22 +2,9 @@
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from PIL import Image
-
-
-def _tree(folder: Path, classes: int, images: int, *, broken: bool = False) -> Path:
-    for label in range(classes):
-        (folder / f"class{label}").mkdir(parents=True)
-        for index in range(images):
-            path = folder / f"class{label}" / f"{index}.png"
-            if broken:
-                path.write_bytes(b"no image")
-            else:
-                Image.new("L", (8, 8), (index * 7 + label * 90) % 256).save(path)
-    return folder
 
 
 @pytest.fixture
@@ -115,8 +102,15 @@ def test_every_problem_is_reported_at_once(cli, silent_server, tmp_path):
     ids=["empty", "one-class", "undecodable"],
 )
 def test_useless_folder(cli, tmp_path, classes, images, broken, text):
-    folder = _tree(tmp_path / "images", classes, images, broken=broken)
-    folder.mkdir(exist_ok=True)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for label in range(classes):
+        (folder / f"class{label}").mkdir()
+        for index in range(images):
+            path = folder / f"class{label}" / f"{index}.png"
+            Image.new("L", (8, 8), (index * 7 + label * 90) % 256).save(path)
+            if broken:
+                path.write_bytes(b"no image")
     result = cli("--pipeline", "digits", "--workdir", str(tmp_path / "runs"), "--set", f"data.in={folder}")
     assert result.code == 2
     assert any(line.startswith("error: data.in: ") and text in line for line in result.errors)
@@ -126,17 +120,14 @@ def test_damaged_checkpoint_is_refused(cli, tmp_path):
     (tmp_path / "model.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     result = cli("--pipeline", "digits", "--workdir", str(tmp_path), "--set", f"model.checkpoint={tmp_path}")
-    assert result.code == 2
-    assert any("model.json does not describe a model" in line for line in result.errors)
+    assert "model.json does not describe a model" in result.error
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: ["], ids=["list", "torn"])
 def test_recipe_file_that_is_none(cli, tmp_path, content):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(content)
-    result = cli("--pipeline", str(recipe))
-    assert result.code == 2
-    assert result.errors[0].startswith(f"error: {recipe}: ")
+    assert cli("--pipeline", str(recipe)).error.startswith(f"error: {recipe}: ")
 
 
 ODD_INPUT = [
@@ -183,7 +174,4 @@ def test_odd_input_is_one_line_and_json(cli, tmp_path, arguments, named, text):
     [([], "Missing option '--pipeline'"), (["--bogus", "--pipeline", "digits"], "No such option: --bogus")],
 )
 def test_bad_usage(cli, arguments, text):
-    result = cli(*arguments)
-    assert result.code == 2
-    (error,) = result.errors
-    assert text in error
+    assert text in cli(*arguments).error

@@ -25,19 +25,12 @@ def test_odd_stores_are_one_line(at, cli, server, through, tmp_path, monkeypatch
     ok = cli(*plan, "--workdir", store.place)
     assert ok.code == 0, ok.err
     missing = cli(*plan, "--workdir", "s3://no-such-bucket/runs")
-    assert missing.code == 2
-    assert missing.errors == [
+    assert missing.error == (
         "error: --workdir: s3://no-such-bucket/runs; there is no bucket 'no-such-bucket'; check the address, "
         "the credentials of the environment and AWS_ENDPOINT_URL"
-    ]
+    )
     untracked = cli("--pipeline", "digits", "--workdir", store.place, "--json")
-    assert untracked.code == 2
-    assert [line.split("; ")[0] for line in untracked.errors] == [
-        f"error: --tracking-uri: not given, with --workdir {store.place}"
-    ]
+    assert untracked.error.startswith(f"error: --tracking-uri: not given, with --workdir {store.place}; ")
     through.is_open = False
     away = cli(*plan, "--workdir", store.place)
-    assert away.code == 2
-    assert len(away.errors) == 1
-    assert away.errors[0].startswith(f"error: --workdir: {store.place}; ")
-    assert "Traceback" not in away.err
+    assert away.error.startswith(f"error: --workdir: {store.place}; ")

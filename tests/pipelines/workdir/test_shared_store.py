@@ -88,19 +88,13 @@ def test_manifest_that_points_outside_is_refused(at, tmp_path):
         at("b").fetch("sample", FINGERPRINT)
 
 
-_PUBLISH = """
-import sys
-from pipelines.workdir.remote import open_remote
-from pipelines.workdir.shared_store import shared_store
-from tests.support.shared_workdir import publish
-publish(shared_store(open_remote(sys.argv[1])), {f"file{n}": bytes(1 << 20) for n in range(12)})
-"""
+_PUBLISH = 'publish(store, {f"file{n}": bytes(1 << 20) for n in range(12)})'
 
 
 def test_killed_upload_leaves_nothing_that_counts(at, server, through, tmp_path):
     store = at("b")
     through.hold_after = 6 << 20
-    process = python(_PUBLISH, through.port, tmp_path / "a", store.place)
+    process = python(store, _PUBLISH, through.port, tmp_path / "a")
     wait_until(lambda: through.holds or process.poll() is not None, 60)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, process.communicate()
@@ -164,17 +158,14 @@ def test_many_manifests_are_one_request(at, s3_folder):
 
 
 _FETCH = """
-import sys
-from pipelines.workdir.remote import open_remote
-from pipelines.workdir.shared_store import shared_store
-folder = shared_store(open_remote(sys.argv[1])).fetch("sample", sys.argv[2])
+folder = store.fetch("sample", FINGERPRINT)
 print(folder, (folder / "file").stat().st_ino)
 """
 
 
 def test_processes_of_one_machine_fetch_once(at, server, tmp_path):
     publish(at("a"), {"file": bytes(4 << 20)})
-    others = [python(_FETCH, server, tmp_path / "b", at("a").place, FINGERPRINT) for _ in range(3)]
+    others = [python(at("a"), _FETCH, server, tmp_path / "b") for _ in range(3)]
     told = {process.communicate(timeout=120) for process in others}
     assert len({out for out, _ in told}) == 1, told
 
@@ -183,11 +174,11 @@ def test_killed_fetch_leaves_nothing_and_is_made_up_for(at, server, through, tmp
     publish(at("a"), {f"file{number or ''}": bytes(1 << 20) for number in range(6)})
     store = at("b")
     through.hold_after = 2_500  # requests are small: some files are on their way
-    process = python(_FETCH, through.port, tmp_path / "b", store.place, FINGERPRINT)
+    process = python(store, _FETCH, through.port, tmp_path / "b")
     wait_until(lambda: through.holds or process.poll() is not None, 60)
     process.kill()
     process.wait()
     assert not store.artifact("sample", FINGERPRINT).exists()
-    done = python(_FETCH, server, tmp_path / "b", store.place, FINGERPRINT)
+    done = python(store, _FETCH, server, tmp_path / "b")
     assert done.wait(120) == 0, done.communicate()
     assert [path.name for path in store.artifact("sample", FINGERPRINT).parent.iterdir()] == [FINGERPRINT]
