@@ -1,11 +1,9 @@
 """`--smoke`: the whole graph on a handful of images, and nothing of it that could pass for a result."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
 
 from pipelines.graph import STAGES
@@ -14,74 +12,65 @@ from pipelines.preflight.settings import check_settings
 from pipelines.smoke import smoke_settings
 from pipelines.workdir.store import Store
 from tests.support.recipes import settings_of
+from tests.support.running import FinishedRun
 
 RECIPE = ("--pipeline", "cifar10", "--set", "model.arch=wrn-16-4")  # its own network takes minutes
 CPUS = {"CPU": 2, "GPU": 0}
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def smoke(pipeline, workdir):
+def smoke(pipeline, tmp_path_factory) -> FinishedRun:
     """Of the CIFAR-10 recipe, on photographs, at its own size and architecture."""
+    workdir = tmp_path_factory.mktemp("runs")
     result = pipeline(*RECIPE, "--smoke", "--workdir", str(workdir), "--json")
     assert result.code == 0, result.err
-    return result
-
-
-def _artifact(smoke, stage: str) -> Path:
-    (artifact,) = [row["artifact"] for row in smoke.json["stages"] if row["name"] == stage]
-    return Path(artifact)
+    return FinishedRun(workdir, result)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_every_stage_runs_and_no_metric_passes_for_a_result(smoke, workdir):
-    assert [row["name"] for row in smoke.json["stages"]] == list(STAGES)
-    assert {row["status"] for row in smoke.json["stages"]} == {"ran"}
-    assert smoke.json["pipeline"] == "cifar10"
-    client = MlflowClient(f"sqlite:///{workdir / 'mlflow.db'}")
-    metrics = smoke.json["metrics"]
+def test_every_stage_runs_and_no_metric_passes_for_a_result(smoke):
+    assert [row["name"] for row in smoke.result.json["stages"]] == list(STAGES)
+    assert {row["status"] for row in smoke.result.json["stages"]} == {"ran"}
+    assert smoke.result.json["pipeline"] == "cifar10"
+    metrics = smoke.result.json["metrics"]
     assert {"smoke_clean_accuracy", "smoke_robust_accuracy", "smoke_stage1_frechet_distance"} <= set(metrics)
     assert all(name.startswith("smoke_") for name in metrics)
-    assert [e.name for e in client.search_experiments() if e.name != "Default"] == ["cifar10-smoke"]
-    runs = client.search_runs([client.get_experiment_by_name("cifar10-smoke").experiment_id])
+    assert [e.name for e in smoke.client.search_experiments() if e.name != "Default"] == ["cifar10-smoke"]
+    runs = smoke.client.search_runs([smoke.client.get_experiment_by_name("cifar10-smoke").experiment_id])
     assert len(runs) == 1 + len(STAGES)
     for run in runs:
         assert run.data.tags["atjem.smoke"] == "true"
         assert all(name.startswith("smoke_") for name in run.data.metrics)
-    assert "none of these figures is a result" in smoke.err
+    assert "none of these figures is a result" in smoke.result.err
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_model_and_image_size_are_the_recipes_own(smoke):
-    spec = json.loads((_artifact(smoke, "train_stage2") / "model.json").read_text())
+    spec = json.loads((smoke.artifact("train_stage2") / "model.json").read_text())
     assert (spec["arch"], spec["image_size"], spec["num_classes"]) == ("wrn-16-4", 32, 10)
-    manifest = json.loads((_artifact(smoke, "train_stage2") / "manifest.json").read_text())
+    manifest = json.loads((smoke.artifact("train_stage2") / "manifest.json").read_text())
     assert manifest["metrics"]["steps"] == 2
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_report_says_that_it_is_no_result(smoke):
-    page = (_artifact(smoke, "report") / "report.html").read_text()
+    page = (smoke.artifact("report") / "report.html").read_text()
     assert "none of these figures or pictures is a result" in page
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_second_call_reuses_everything_but_a_real_run_nothing(smoke, pipeline, workdir):
-    again = pipeline(*RECIPE, "--smoke", "--workdir", str(workdir), "--plan", "--json")
+def test_second_call_reuses_everything_but_a_real_run_nothing(smoke, pipeline):
+    again = pipeline(*RECIPE, "--smoke", "--workdir", str(smoke.workdir), "--plan", "--json")
     assert {row["status"] for row in again.json["stages"]} == {"cached"}
-    made = {row["fingerprint"] for row in smoke.json["stages"]}
+    made = {row["fingerprint"] for row in smoke.result.json["stages"]}
     assert {row["fingerprint"] for row in again.json["stages"]} == made
     stand_ins = ("data.in=photographs-10", "data.ood=photographs-10", "data.max_images=12")
     sets = [word for text in stand_ins for word in ("--set", text)]
-    real = pipeline(*RECIPE, "--workdir", str(workdir), "--plan", "--json", *sets)
+    real = pipeline(*RECIPE, "--workdir", str(smoke.workdir), "--plan", "--json", *sets)
     assert {row["status"] for row in real.json["stages"]} == {"run"}
     assert not made & {row["fingerprint"] for row in real.json["stages"]}
 
@@ -112,8 +101,8 @@ def test_photographs_stand_in_for_missing_data_with_the_same_classes(name, num_c
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_what_a_smoke_run_made_is_no_start(pipeline, smoke, workdir, tmp_path):
-    model = _artifact(smoke, "train_stage2")
+def test_what_a_smoke_run_made_is_no_start(pipeline, smoke, tmp_path):
+    model = smoke.artifact("train_stage2")
     sets = [f"model.checkpoint={model}", "data.in=photographs-10", "data.ood=noise-smooth"]
     arguments = [word for text in sets for word in ("--set", text)]
     result = pipeline(*RECIPE, "--workdir", str(tmp_path), *arguments)

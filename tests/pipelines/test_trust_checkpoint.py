@@ -1,6 +1,5 @@
 """A checkpoint of more than tensors: refused, unless the command line trusts it; what that changes."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mlflow import MlflowClient
 
 from atjem.checkpoint import CheckpointError
 from atjem.models.registry import ModelSpec, build_model
@@ -21,7 +19,7 @@ from pipelines.stages import train_stage1
 from pipelines.workdir.checkpoints import checkpoint_steps
 from pipelines.workdir.store import Store
 from tests.support.recipes import settings_of
-from tests.support.running import reduced_arguments, run_python
+from tests.support.running import FinishedRun, reduced_arguments, run_python
 from tests.support.stages import make_context, one_thread
 
 
@@ -160,11 +158,11 @@ def test_a_run_that_trusts_says_so_everywhere(pipeline, checkpoint, mark, tmp_pa
     assert not mark.exists()
     result = pipeline(*arguments, "--trust-checkpoint", "--json")
     assert result.code == 0, result.err
-    run = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}").get_run(result.json["run_id"])
+    trusted = FinishedRun(tmp_path / "runs", result)
+    run = trusted.client.get_run(result.json["run_id"])
     assert run.data.tags["atjem.trust_checkpoint"] == str(checkpoint)
     assert run.info.run_name.startswith("digits")
-    (folder,) = [Path(row["artifact"]) for row in result.json["stages"] if row["name"] == "train_stage1"]
-    assert json.loads((folder / "manifest.json").read_text())["trusted"] == str(checkpoint)
+    assert read_json(trusted.artifact("train_stage1") / "manifest.json")["trusted"] == str(checkpoint)
 
 
 def test_trust_in_a_file_that_is_not_there(tmp_path):

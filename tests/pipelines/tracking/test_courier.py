@@ -1,15 +1,11 @@
 """What a driver tells MLflow arrives in order and once, whatever becomes of calls; on a SQLite store."""
 
 import sqlite3
-from pathlib import Path
 
 import pytest
-import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from atjem.checkpoint import save_model
-from atjem.models.registry import ModelSpec, build_model
 from pipelines.tracking.courier import Courier
 from pipelines.tracking.delivery import Server, UndeliveredError
 from pipelines.tracking.outbox import outbox_folders
@@ -17,13 +13,6 @@ from pipelines.tracking.run_names import RunNames
 from pipelines.trial import Trial
 from tests.support.publisher import begin, dies, logged_steps, never, send_points
 from tests.support.servers import free_port, wait_until
-
-
-def _model(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    save_model(build_model(ModelSpec("wrn-10-1", 10, 1, 8, (0.5,), (0.5,))), folder)
-    return folder
 
 
 @pytest.mark.slow
@@ -84,7 +73,7 @@ def test_a_run_that_is_deleted_meanwhile_stops_nothing(courier, store, screen):
     assert courier.outbox.refused == 4
 
 
-def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, store, tmp_path):
+def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, store, inputs, tmp_path):
     """Every kind of call, each of them twice, as after a connection that broke between work and answer."""
     perform = courier.tracker.perform
 
@@ -115,7 +104,7 @@ def test_calls_whose_answer_was_lost_change_nothing_when_made_again(courier, sto
     send(tracker.protocols, parent, {"accuracy": {"subset": 10}})
     images = {"source": "x", "sha256": "0" * 64, "counts": {"train": 3, "test": 1}}
     send(tracker.datasets, parent, {"in": images})
-    send(tracker.model, parent, _model(tmp_path / "artifacts" / "train_stage2" / "f"), "model")
+    send(tracker.model, parent, inputs["model"], "model")
     send(tracker.close, parent, "done")
     send(tracker.fail_trial, Trial("digits-1", sweep, 0, None, None), "died")
     assert courier.wait(never) == 0

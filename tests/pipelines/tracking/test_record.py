@@ -56,9 +56,7 @@ def test_each_stage_has_its_run_and_a_cached_run_links_them(client, parent, demo
     for run in stages.values():
         tags = run.data.tags
         assert run.info.status == "FINISHED"
-        assert {"atjem.fingerprint", "atjem.inputs", "atjem.artifact", "atjem.status", "git.commit"} <= set(
-            tags
-        )
+        assert tags.keys() >= {"atjem.fingerprint", "atjem.inputs", "atjem.status", "git.commit"}
         assert Path(tags["atjem.artifact"]).is_dir()
     cached = client.get_run(demo_again.json["run_id"])
     assert cached.data.metrics == parent.data.metrics
@@ -75,18 +73,10 @@ def test_curves_datasets_and_pictures(client, parent, tmp_path):
     assert [point.step for point in history] == [5, 10, 15, 20, 25, 30]
     for name in ("pgd_accuracy_by_eps", "counterfactual_confidence_by_eps"):
         assert len(client.get_metric_history(stages["evaluate_classifier"].info.run_id, name)) >= 3
-    pictures = {
-        entry.path.removeprefix("figures/") for entry in client.list_artifacts(parent.info.run_id, "figures")
-    }
-    names = {
-        "sample_grid",
-        "stage1_sample_grid",
-        "train_stage2_curves",
-        "counterfactuals",
-        "energies",
-        "reliability",
-    }
-    assert {f"{name}.png" for name in names} <= pictures
+    drawn = {entry.path for entry in client.list_artifacts(parent.info.run_id, "figures")}
+    for name in ("sample_grid", "stage1_sample_grid", "train_stage2_curves", "counterfactuals", "energies"):
+        assert f"figures/{name}.png" in drawn
+    assert "figures/reliability.png" in drawn
     logged = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
     assert {"trajectory.gif", "report.html"} <= logged
     local = client.download_artifacts(parent.info.run_id, "figures/sample_grid.png", str(tmp_path))
