@@ -32,11 +32,6 @@ def test_each_recipe_has_its_nodes_in_order(dag, tmp_path, name):
         assert node["state"] == "not run"
 
 
-def test_settings_change_the_graph(dag, tmp_path):
-    words = ("--pipeline", "digits", "--workdir", str(tmp_path), "--set", "evaluate.stage1=false", "--json")
-    assert not [node for node in dag(*words).json["nodes"] if node["name"].endswith(".stage1")]
-
-
 def test_the_picture_has_a_box_for_each_node_and_no_line_behind_a_box(dag, tmp_path):
     out = tmp_path / "dag.svg"
     found = dag("--pipeline", "digits", "--workdir", str(tmp_path), "--out", str(out))

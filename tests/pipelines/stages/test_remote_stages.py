@@ -67,9 +67,8 @@ def test_batches_of_counterfactuals_are_sent_as_they_are_finished(at, inputs, tm
     counterfactuals.run(first)
     first.mirror.wait()
     sent = at("b").remote.entries(f"checkpoints/{node}/key/changed")
-    assert (
-        len([name for name in sent if name.endswith(".safetensors")]) == 6
-    )  # two batches within three budgets
+    batches = [name for name in sent if name.endswith(".safetensors")]
+    assert len(batches) == 6  # two, each within three budgets
     second = _context(at("b"), tmp_path / "second", node)
     second.mirror.pull()
     before = {file: file.stat().st_mtime_ns for file in second.checkpoints.rglob("[!.]*.safetensors")}
@@ -90,10 +89,9 @@ def test_large_collections_are_prepared_in_the_store(at, tmp_path, monkeypatch):
     own = replace(own, sources=sources, mirror=at("a").mirror("preprocess", "key")).here()
     assert preprocess.run(own) == facts
     assert _bytes(own.folder, "*") == _bytes(alone.folder, "*")
-    assert len(_bytes(own.folder, "*.tar")) > 3
-    assert (
-        at("a").finished_parts("preprocess", "key") == f"{len(_bytes(own.folder, '*.tar'))} finished shards"
-    )
+    num = len(_bytes(own.folder, "*.tar"))
+    assert num > 3
+    assert at("a").finished_parts("preprocess", "key") == f"{num} finished shards"
 
 
 class Cut(Told):
