@@ -57,18 +57,21 @@ def run(context: StageContext) -> dict[str, Any]:
         metrics["extractor_accuracy"] = load_file(made.tensors)["accuracy"].item()
         for name in MODEL_FILES:
             shutil.copyfile(made.folder / name, context.folder / name)
-    imported = context.settings.evaluate.reference_statistics
+    imported, weights = (
+        context.settings.evaluate.reference_statistics,
+        _extractor(context, torch.device("cpu")).weights_sha256,
+    )
     if imported is None:
-        statistics, source = _of_training_images(context, parts)
+        statistics, source = _of_training_images(context, parts, weights)
     else:
         statistics, source = _imported(context, Path(imported))
-    held_out = _statistics(_measured(context, parts, "test"))
+    held_out = _statistics(_measured(context, parts, "test", weights))
     write_statistics(statistics, context.folder / STATISTICS_FILE)
     write_statistics(held_out, context.folder / HELD_OUT_FILE)
     size = read_dataset(context.inputs["data"]).image_size
     protocol: dict[str, Any] = {
         "extractor": CLASSIFIER if own else INCEPTION,
-        "extractor.weights_sha256": _extractor(context, torch.device("cpu")).weights_sha256,
+        "extractor.weights_sha256": weights,
         "extractor.resize": "none" if own else f"torch-fidelity's, {size} to 299 pixels",
         "extractor.training_steps": _extractor_steps(context) if own else 0,
         "extractor.precision": context.settings.evaluate.precision,
@@ -79,9 +82,11 @@ def run(context: StageContext) -> dict[str, Any]:
     return {"metrics": metrics, "protocols": dict.fromkeys(metrics, protocol)}
 
 
-def _of_training_images(context: StageContext, parts: Parts) -> tuple[Statistics, dict[str, Any]]:
+def _of_training_images(
+    context: StageContext, parts: Parts, weights: str
+) -> tuple[Statistics, dict[str, Any]]:
     dataset = read_dataset(context.inputs["data"])
-    made = _measured(context, parts, "train")
+    made = _measured(context, parts, "train", weights)
     features = Features.of(read_tensors((part.tensors for part in made), "pooled", "logits"))
     _, labels = labelled_images(context.inputs["data"], "train")
     chosen = _chosen(context, len(labels))
@@ -108,10 +113,11 @@ def _imported(context: StageContext, path: Path) -> tuple[Statistics, dict[str, 
     return read_statistics(path)[0], {"source": "imported", "sha256": file_digest(path), "features_num": 0}
 
 
-def _measured(context: StageContext, parts: Parts, split: str) -> list[Part]:
+def _measured(context: StageContext, parts: Parts, split: str, weights: str) -> list[Part]:
+    """weights: digest of the extractor's; parts that another extractor has seen are made again."""
     num = -(-read_dataset(context.inputs["data"]).counts[split] // _PART_IMAGES)
     kind = {"train": ReferenceMaker.train, "test": ReferenceMaker.test}[split]
-    return parts.make(kind, num, f"parts of the {split} images")
+    return parts.make(kind, num, f"parts of the {split} images", weights)
 
 
 def _statistics(parts: Sequence[Part]) -> Statistics:
@@ -140,13 +146,15 @@ class ReferenceMaker:
         stored = torch.tensor([test_accuracy], dtype=torch.float64)
         return {"accuracy": stored}, [part.folder / name for name in MODEL_FILES]
 
-    def train(self, part: Part) -> Made:
+    def train(self, part: Part, weights: str) -> Made:
         """Moments of a part of the training images, and features of the chosen ones among them."""
+        assert self.extractor.weights_sha256 == weights
         num = read_dataset(self.context.inputs["data"]).counts["train"]
         return self._features(part, "train", _chosen(self.context, num)), []
 
-    def test(self, part: Part) -> Made:
+    def test(self, part: Part, weights: str) -> Made:
         """Moments of a part of the test images."""
+        assert self.extractor.weights_sha256 == weights
         num = read_dataset(self.context.inputs["data"]).counts["test"]
         return self._features(part, "test", torch.zeros(num, dtype=torch.bool)), []
 
