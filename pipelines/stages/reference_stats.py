@@ -57,10 +57,8 @@ def run(context: StageContext) -> dict[str, Any]:
         metrics["extractor_accuracy"] = load_file(made.tensors)["accuracy"].item()
         for name in MODEL_FILES:
             shutil.copyfile(made.folder / name, context.folder / name)
-    imported, weights = (
-        context.settings.evaluate.reference_statistics,
-        _extractor(context, torch.device("cpu")).weights_sha256,
-    )
+    weights = _extractor(context, torch.device("cpu")).weights_sha256
+    imported = context.settings.evaluate.reference_statistics
     if imported is None:
         statistics, source = _of_training_images(context, parts, weights)
     else:
