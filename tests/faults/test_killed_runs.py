@@ -164,7 +164,8 @@ def test_killed_sampling_and_autoattack_go_on_with_what_is_missing(pipeline, tmp
         process.kill()
         process.wait(60)
         time.sleep(5)  # its Ray processes notice within seconds and end
-    finished = {file.name: file.stat().st_mtime_ns for file in made(sampled)}
+    parts = [file.with_suffix(".safetensors") for file in made(sampled)]
+    finished = {part.name: part.stat().st_mtime_ns for part in parts}
     assert 0 < len(finished) < 6
 
     result = pipeline(*both, "--json")
@@ -176,7 +177,7 @@ def test_killed_sampling_and_autoattack_go_on_with_what_is_missing(pipeline, tmp
     samples = Path(stages["sample"]["artifact"])
     assert len(list(samples.glob("samples-*.tar"))) == 6
     for name, time_ns in finished.items():  # the very same files
-        assert (samples / f"samples-{name}").with_suffix(".safetensors").stat().st_mtime_ns == time_ns
+        assert (samples / f"samples-{name}").stat().st_mtime_ns == time_ns
     table = Path(stages["evaluate_classifier"]["artifact"]) / "robust.parquet"
     before = pq.ParquetFile(table).read()
     shards = {file.name: file.read_bytes() for file in samples.glob("samples-*.tar")}
