@@ -18,7 +18,6 @@ CHANGES = {
     "compute__max_restarts": 9,
     "evaluate__batch_size": 10,
     "evaluate__robust__num_images": 60,
-    "evaluate__robust__attack": "autoattack",
     "evaluate__counterfactual__num_images": 60,
     "sample__num_samples": 3000,
     "sample__batch_size": 100,
