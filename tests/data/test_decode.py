@@ -12,6 +12,7 @@ from data.decode import UndecodableError, decode_pixels, encode_jpeg, encode_png
 from tests.support.data_files import picture
 from tests.support.hostile import Answer, ask_each
 from tests.support.hostile_files import ASK_IMAGE, MEGABYTES
+from tests.support.pixels import smooth_image
 
 SHOWN = {  # what a viewer shows for stored pixels, by EXIF orientation
     1: lambda stored: stored,
@@ -56,14 +57,6 @@ def test_every_kind_is_upright(kind, orientation):
     assert np.abs(square(image, 32).astype(int) - expected).max() <= 12
 
 
-@pytest.mark.parametrize("orientation", SHOWN)
-def test_frame_is_upright(orientation):
-    stored = random_pixels(4, 6, 3)
-    image = reopened(Image.fromarray(stored), "PNG", orientation=orientation)
-    frame = read_frame(lambda: image, channels=3, short_side=4)
-    assert np.array_equal(np.asarray(frame), SHOWN[orientation](stored))
-
-
 @pytest.mark.parametrize(
     ("tag", "kind", "content"),
     [(0x0100, 1, b"\x05\x00\x00\x00"), (0x010E, 5, b"\x1a\x00\x00\x00"), (0x011A, 2, b"ab\x00\x00")],
@@ -71,10 +64,9 @@ def test_frame_is_upright(orientation):
 )
 def test_odd_exif_tags_beside_the_orientation(tmp_path, tag, kind, content):
     """ImageOps.exif_transpose writes the tags anew, and fails on these."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
     entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI", tag, kind, 1) + content
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + b"\0" * 12
-    picture.save(tmp_path / "odd.jpg", exif=exif, quality=100)
+    Image.new("RGB", (30, 20)).save(tmp_path / "odd.jpg", exif=exif)
     opened = read_frame(lambda: Image.open(tmp_path / "odd.jpg"), channels=3, short_side=100)
     assert opened.size == (20, 30)
 
@@ -103,59 +95,38 @@ def test_cmyk(kind, ink, colour):
     assert np.abs(result.astype(int) - colour).max() <= 4
 
 
-def palette_image() -> Image.Image:
-    image = Image.new("P", (2, 2))
-    image.putpalette([255, 0, 0, 0, 128, 0, 10, 20, 30])
-    image.putdata([0, 1, 2, 0])
-    return image
-
-
 RED, GREEN, NAVY, WHITE = [255, 0, 0], [0, 128, 0], [10, 20, 30], [255, 255, 255]
+COLOURS = Image.fromarray(np.array([[RED, GREEN], [NAVY, RED]], dtype=np.uint8))
+PALETTE = COLOURS.quantize(3)
+GREEN_PLACE = PALETTE.getpixel((1, 0))
 
 
 @pytest.mark.parametrize(
-    ("kind", "transparency", "expected"),
+    ("image", "kind", "transparency", "expected"),
     [
-        ("PNG", None, [[RED, GREEN], [NAVY, RED]]),
-        ("GIF", None, [[RED, GREEN], [NAVY, RED]]),
-        ("BMP", None, [[RED, GREEN], [NAVY, RED]]),
-        ("PNG", 1, [[RED, WHITE], [NAVY, RED]]),
-        ("GIF", 1, [[RED, WHITE], [NAVY, RED]]),
-        ("PNG", bytes([255, 0, 0]), [[RED, WHITE], [WHITE, RED]]),
+        (PALETTE, "PNG", None, [[RED, GREEN], [NAVY, RED]]),
+        (PALETTE, "GIF", None, [[RED, GREEN], [NAVY, RED]]),
+        (PALETTE, "BMP", None, [[RED, GREEN], [NAVY, RED]]),
+        (PALETTE, "PNG", GREEN_PLACE, [[RED, WHITE], [NAVY, RED]]),
+        (PALETTE, "GIF", GREEN_PLACE, [[RED, WHITE], [NAVY, RED]]),
+        (PALETTE, "PNG", bytes(255 * (n != GREEN_PLACE) for n in range(3)), [[RED, WHITE], [NAVY, RED]]),
+        (COLOURS, "PNG", tuple(GREEN), [[RED, WHITE], [NAVY, RED]]),
     ],
 )
-def test_palette_with_and_without_transparent_entries(kind, transparency, expected):
+def test_transparent_colours_are_white(image, kind, transparency, expected):
     options = {} if transparency is None else {"transparency": transparency}
-    assert square(reopened(palette_image(), kind, **options), 2).tolist() == expected
+    assert square(reopened(image, kind, **options), 2).tolist() == expected
 
 
-def test_transparent_colour_is_white():
-    pixels = np.array([[[9, 8, 7], [1, 2, 3]], [[1, 2, 4], [1, 2, 3]]], dtype=np.uint8)
-    image = reopened(Image.fromarray(pixels), "PNG", transparency=(1, 2, 3))
-    white = [255, 255, 255]
-    assert square(image, 2).tolist() == [[[9, 8, 7], white], [[1, 2, 4], white]]
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_alpha_is_laid_on_white(kind):
-    pixels = np.array(
-        [[[200, 100, 0, 255], [200, 100, 0, 0]], [[0, 0, 0, 128], [255, 0, 0, 128]]], dtype=np.uint8
-    )
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("TIFF", "RGBA"), ("PNG", "LA")])
+def test_alpha_is_laid_on_white(kind, mode):
+    colours = [[[200, 100, 0, 255], [200, 100, 0, 0]], [[0, 0, 0, 128], [255, 0, 0, 128]]]
+    image = Image.fromarray(np.array(colours, dtype=np.uint8)).convert(mode)
+    pixels = np.asarray(image.convert("RGBA"))
     alpha = pixels[..., 3:] / 255
-    expected = pixels[..., :3] * alpha + 255 * (1 - alpha)
-    result = square(reopened(Image.fromarray(pixels), kind), 2)
-    assert np.abs(result - expected).max() <= 1
-    assert result[0].tolist() == [[200, 100, 0], [255, 255, 255]]
-
-
-@pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
-def test_grey_with_alpha_is_laid_on_white(channels):
-    image = Image.new("LA", (2, 1))
-    image.putdata([(40, 255), (40, 0)])
-    image = image.resize((2, 2), Image.Resampling.NEAREST)
-    result = square(reopened(image, "PNG"), 2, channels).reshape(2, 2, -1)
-    assert result[:, 0].max() == result[:, 0].min() == 40
-    assert result[:, 1].min() == 255
+    result = square(reopened(image, kind), 2)
+    assert np.abs(result - (pixels[..., :3] * alpha + 255 * (1 - alpha))).max() <= 1
+    assert result[0].tolist() == [pixels[0, 0, :3].tolist(), WHITE]
 
 
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
@@ -226,18 +197,13 @@ def test_extreme_proportions(shape):
     assert np.array_equal(square(image, 8), np.full((8, 8, 3), (9, 80, 200)))
 
 
+@pytest.mark.parametrize("scale", [1, 2, 5])
 @pytest.mark.parametrize("axis", [0, 1], ids=["tall", "wide"])
-def test_centre_is_cropped(axis):
-    blocks = [random_pixels(4, 4, 3) // 4 + offset for offset in (0, 90, 180)]
-    image = Image.fromarray(np.concatenate(blocks, axis=axis))
-    assert np.array_equal(square(image, 4), blocks[1])
-
-
-@pytest.mark.parametrize("scale", [2, 5], ids=["half", "fifth"])
-def test_short_side_sets_the_scale(scale):
+def test_centre_is_cropped_and_the_short_side_sets_the_scale(axis, scale):
     blocks = [np.full((8 * scale, 8 * scale), value, dtype=np.uint8) for value in (0, 100, 200)]
-    result = square(Image.fromarray(np.concatenate(blocks, axis=1)), 8, channels=1)
-    assert np.abs(result[:, 1:-1].astype(int) - 100).max() <= 2
+    result = square(Image.fromarray(np.concatenate(blocks, axis=axis)), 8, channels=1)
+    inside = result if scale == 1 else result[1:-1, 1:-1]  # resizing blurs the border
+    assert np.abs(inside.astype(int) - 100).max() <= 2
 
 
 def test_shrinking_is_antialiased():
@@ -246,15 +212,18 @@ def test_shrinking_is_antialiased():
     assert np.abs(result.astype(int) - 127).max() < 10
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 5), (3, 5, 5)], ids=["grey", "rgb"])
-def test_png_round_trip(shape):
-    pixels = random_pixels(*shape)
-    image = Image.fromarray(pixels[0] if shape[0] == 1 else pixels.transpose(1, 2, 0))
-    payload = encode_png(image)
-    assert payload == encode_png(image)
-    decoded = decode_pixels(payload)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(("encode", "error"), [(encode_png, 0), (encode_jpeg, 8)], ids=["png", "jpg"])
+def test_encoded_pixels_come_back(encode, error, mode):
+    image = smooth_image(64, 48, mode)
+    payload = encode(image)
+    assert payload == encode(image)
+    decoded, pixels = decode_pixels(payload), np.asarray(image).reshape(48, 64, -1).transpose(2, 0, 1)
     assert decoded.dtype == np.uint8
-    assert np.array_equal(decoded, pixels)
+    assert np.abs(decoded.astype(int) - pixels).max() <= error
+    if encode is encode_jpeg and mode == "RGB":
+        layers = Image.open(io.BytesIO(payload)).layer
+        assert [layer[1:3] for layer in layers] == [(1, 1)] * 3  # no subsampling
 
 
 @pytest.mark.parametrize(
@@ -278,40 +247,22 @@ def test_frame_keeps_its_shape_and_never_grows(size, short_side, expected):
     assert np.array_equal(np.asarray(frame), np.asarray(resized))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_jpeg_is_near_the_pixels_in_every_colour(mode):
-    coarse = Image.fromarray(random_pixels(4, 4, 3)).resize((64, 48)).convert(mode)
-    payload = encode_jpeg(coarse)
-    assert payload == encode_jpeg(coarse)
-    pixels = np.asarray(coarse)[None] if mode == "L" else np.asarray(coarse).transpose(2, 0, 1)
-    assert np.abs(decode_pixels(payload).astype(int) - pixels).max() <= 8
-    if mode == "RGB":
-        layers = Image.open(io.BytesIO(payload)).layer
-        assert [layer[1:3] for layer in layers] == [(1, 1)] * 3  # no subsampling
-
-
 def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def raw_png(width: int, height: int, *before: bytes, after: bytes = b"", bits: int = 8) -> bytes:
-    size = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+def raw_png(width: int, height: int, *before: bytes, after: bytes = b"") -> bytes:
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = chunk(b"IDAT", zlib.compress(bytes(min(height, 8) * (3 * min(width, 8) + 1))))
     parts = (chunk(b"IHDR", size), *before, pixels, after, chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def patched_tiff(tag: int, *, count: int, value: int) -> bytes:
-    """A small TIFF with one tag's count and value changed."""
+def tiff_of_lines(num: int) -> bytes:
+    """The file of an 8x8 TIFF with another number of lines noted."""
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "TIFF")
-    content = bytearray(buffer.getvalue())
-    (start,) = struct.unpack_from("<I", content, 4)
-    (num,) = struct.unpack_from("<H", content, start)
-    for place in range(start + 2, start + 2 + 12 * num, 12):
-        if struct.unpack_from("<H", content, place) == (tag,):
-            struct.pack_into("<HHII", content, place, tag, 4, count, value)
-    return bytes(content)
+    return buffer.getvalue().replace(struct.pack("<HHII", 257, 4, 1, 8), struct.pack("<HHII", 257, 4, 1, num))
 
 
 def webp(kind: bytes, content: bytes) -> bytes:
@@ -328,18 +279,10 @@ INFLATED = zlib.compress(bytes(64 << 20), 9)
 BOMB = "decompression bomb"
 IMAGES = {
     "a png of 100,000 pixels a side": (raw_png(100_000, 100_000), BOMB),
-    "a gif of 65,535": (gif(65_535, 65_535), BOMB),
     "a frame larger than its gif": (gif(8, 65_535), BOMB),
-    "a tiff of 100,000 lines": (patched_tiff(257, count=1, value=100_000_000), BOMB),
+    "a tiff of a hundred million lines": (tiff_of_lines(100_000_000), BOMB),
     "a webp of 16,383": (
         webp(b"VP8L", b"\x2f" + struct.pack("<I", 16_382 | 16_382 << 14) + bytes(100)),
-        BOMB,
-    ),
-    "a ppm of 100,000": (b"P6 100000 100000 255\n", BOMB),
-    "a bmp of 100,000": (
-        b"BM"
-        + struct.pack("<IHHI", 100, 0, 0, 54)
-        + struct.pack("<IiiHHIIiiII", 40, 100_000, 100_000, 1, 24, 0, 0, 0, 0, 0, 0),
         BOMB,
     ),
     "a text that inflates": (raw_png(8, 8, chunk(b"zTXt", b"a\0\0" + INFLATED)), "MAX_TEXT_CHUNK"),
