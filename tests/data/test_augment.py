@@ -9,36 +9,20 @@ from torchvision.transforms import functional
 from data.augment import Augmentation
 from data.autoaugment import autoaugment
 from data.crops import quick_centre, random_crop
-from data.images import MemoryImages, ShardImages, crop_each
+from data.images import MemoryImages, ShardImages
+from data.sources.noise import NoiseImages
+from tests.support.pixels import random_images
 
 ALL = ["none", "crop4", "rrc", "flip", "autoaugment", "cutout3", "crop4+flip+autoaugment+cutout3", "rrc+flip"]
 ROW, COLUMN, FLIP, CUT_ROW, CUT_COLUMN, SEED = range(6)
 
 
-class Squares:
-    """Images held as one tensor, under the interface of `data.images.Images`."""
-
-    def __init__(self, pixels: torch.Tensor) -> None:
-        self.pixels = pixels
-
-    centre = None
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def get(self, indices, crops=None) -> torch.Tensor:
-        squares = self.pixels[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
-        return squares if crops is None else crop_each(squares, crops)
-
-
 def batch(num: int = 8, channels: int = 3) -> torch.Tensor:
-    pixels = np.random.default_rng(0).integers(1, 256, (num, channels, 6, 9), dtype=np.uint8)
-    return torch.from_numpy(pixels)
+    return random_images(num, channels, 6, 9)
 
 
-def squares(num: int = 8, channels: int = 3, side: int = 12) -> Squares:
-    pixels = np.random.default_rng(0).integers(1, 256, (num, channels, side, side), dtype=np.uint8)
-    return Squares(torch.from_numpy(pixels))
+def squares(channels: int = 3) -> NoiseImages:
+    return NoiseImages("noise-uniform", 0, channels, 12)
 
 
 def numbers(**columns: int) -> torch.Tensor:
@@ -49,17 +33,12 @@ def numbers(**columns: int) -> torch.Tensor:
     return drawn
 
 
-def p_value(counts: torch.Tensor) -> float:
-    """Of the chi-square test that all cells are equally likely."""
-    return float(chisquare(counts.numpy().ravel()).pvalue)
-
-
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
 def test_none_is_the_identity(channels):
-    augmentation, images = Augmentation.parse("none"), squares(channels=channels)
+    augmentation, images = Augmentation.parse("none"), squares(channels)
     drawn = augmentation.draw(8, seed=1, step=2)
     assert (drawn[:, [ROW, COLUMN, FLIP]] == 0).all()
-    assert torch.equal(augmentation.view(images, range(8), drawn), images.pixels)
+    assert torch.equal(augmentation.view(images, range(8), drawn), images.get(range(8)))
     assert torch.equal(augmentation.apply(batch(), drawn), batch())
 
 
@@ -89,7 +68,7 @@ def test_crops_and_flips_are_torchvisions_and_equally_likely():
     augmentation, images = Augmentation.parse("crop4+flip"), batch(1).expand(16200, -1, -1, -1)
     drawn = augmentation.draw(16200, seed=3, step=4)
     cells = drawn[:, ROW] * 18 + drawn[:, COLUMN] * 2 + drawn[:, FLIP]
-    assert p_value(torch.bincount(cells, minlength=162)) > 0.01
+    assert chisquare(torch.bincount(cells, minlength=162).numpy()).pvalue > 0.01
     result = augmentation.apply(images, drawn)
     for row, column, flip in torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2)).tolist():
         image = functional.hflip(images[0]) if flip else images[0]
@@ -104,7 +83,7 @@ def test_cutout_is_a_grey_square_around_equally_likely_centres(size):
     augmentation = Augmentation.parse(f"cutout{size}")
     drawn = augmentation.draw(8000, seed=5, step=6)
     rows, columns = drawn[:, CUT_ROW] * 6 // 65536, drawn[:, CUT_COLUMN] * 9 // 65536
-    assert p_value(torch.bincount(rows * 9 + columns, minlength=54)) > 0.01
+    assert chisquare(torch.bincount(rows * 9 + columns, minlength=54).numpy()).pvalue > 0.01
     expected = images.clone()
     for image, row, column in zip(expected, rows.tolist(), columns.tolist(), strict=True):
         top, left = row - size // 2, column - size // 2
@@ -115,10 +94,10 @@ def test_cutout_is_a_grey_square_around_equally_likely_centres(size):
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
 @pytest.mark.parametrize("text", ALL)
 def test_view_of_an_image_depends_on_its_own_numbers_alone(text, channels):
-    augmentation, images = Augmentation.parse(text), squares(16, channels)
+    augmentation, images = Augmentation.parse(text), squares(channels)
     drawn = augmentation.draw(16, seed=5, step=7)
     together = augmentation.view(images, range(16), drawn)
-    assert (together.dtype, together.shape) == (torch.uint8, images.pixels.shape)
+    assert (together.dtype, together.shape) == (torch.uint8, (16, channels, 12, 12))
     order = np.random.default_rng(0).permutation(16)
     assert torch.equal(augmentation.view(images, order, drawn[order]), together[order])
     alone = [augmentation.view(images, [index], drawn[[index]]) for index in range(16)]
@@ -127,19 +106,19 @@ def test_view_of_an_image_depends_on_its_own_numbers_alone(text, channels):
 
 @pytest.mark.parametrize("text", ALL)
 def test_views_leave_their_input_and_torchs_random_numbers_alone(text):
-    augmentation, images, held = Augmentation.parse(text), batch(), squares()
+    augmentation, images = Augmentation.parse(text), batch()
     drawn = augmentation.draw(8, seed=5, step=7)
-    before = [tensor.clone() for tensor in (images, held.pixels, drawn)]
+    before = images.clone(), drawn.clone()
     views = []
     with torch.random.fork_rng(devices=[]):
         for seed in (0, 1):
             torch.manual_seed(seed)
             state = torch.get_rng_state()
             augmentation.apply(images, drawn)
-            views.append(augmentation.view(held, range(8), drawn))
+            views.append(augmentation.view(squares(), range(8), drawn))
             assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(*views)
-    assert all(torch.equal(*pair) for pair in zip((images, held.pixels, drawn), before, strict=True))
+    assert all(torch.equal(*pair) for pair in zip((images, drawn), before, strict=True))
 
 
 def test_numbers_for_another_number_of_images_are_an_error():
@@ -174,7 +153,7 @@ def test_rrc_is_the_random_crop_of_each_images_own_seed():
     crops = [random_crop(seed) for seed in drawn[:, SEED].tolist()]
     result = augmentation.view(images, range(8), drawn)
     assert torch.equal(result, images.get(range(8), crops))
-    assert sum(not torch.equal(*pair) for pair in zip(result, images.pixels, strict=True)) > 4
+    assert sum(not torch.equal(*pair) for pair in zip(result, images.get(range(8)), strict=True)) > 4
 
 
 def test_whole_frames_are_seen_at_their_quick_centre(known_frames):
