@@ -21,16 +21,10 @@ def write_archive(path: Path, names: list[str]) -> Path:
         return path
     with tarfile.open(path, TAR_MODES["".join(path.suffixes)]) as tar:
         for seed, name in enumerate(names):
-            add(tar, name, picture(seed))
+            member, content = tarfile.TarInfo(name), picture(seed)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return path
-
-
-def add(
-    tar: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = ""
-) -> None:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname, member.size = kind, link, len(content)
-    tar.addfile(member, io.BytesIO(content))
 
 
 def listed(path: Path) -> dict[str, tuple[str | None, str | None]]:

@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,7 @@ def shown(payload: bytes) -> bytes:
 
 def write_images(root: Path, *names: str) -> Path:
     """A random 7x5 RGB picture for each relative name, all different."""
-    rng = np.random.default_rng(len(names))
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(path)
-    return root
+    return write_files(root, {name: picture(100 * len(names) + n) for n, name in enumerate(names)})
 
 
 def plain_source(counts: dict[str | None, int]) -> Source:
@@ -87,18 +83,40 @@ def flip_bit(path: Path, offset: int) -> None:
     path.write_bytes(damaged)
 
 
-def write_tar(file: Path, members: dict[str, bytes]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w") as tar:
+def tar_bytes(members: Mapping[str, bytes], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
 
 
-def message_of(open_source: Callable[[], Source]) -> str:
+def write_files(root: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def write_tar(file: Path, members: Mapping[str, bytes]) -> None:
+    write_files(file.parent, {file.name: tar_bytes(members)})
+
+
+def message_of(open_source: Callable[..., Source], *arguments: object) -> str:
     """The one line that is said when a source is opened and its items are asked for."""
     with pytest.raises(SourceError) as caught:
-        _ = open_source().items
+        _ = open_source(*arguments).items
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def assert_known_by_size_and_time(open_source: Callable[[], Source], file: Path) -> None:
+    """A source's identity follows a file's size and time of change, and not its contents."""
+    before, status = open_source().identity, file.stat()
+    file.write_bytes(bytes(status.st_size))
+    os.utime(file, ns=(0, status.st_mtime_ns))
+    assert open_source().identity == before
+    os.utime(file, ns=(0, status.st_mtime_ns + 1))
+    assert open_source().identity != before

@@ -4,7 +4,6 @@ import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,16 @@ from data.sources.archives import archive_source
 from data.sources.base import SourceError
 from data.sources.named import open_source
 from tests.support.archives import SUFFIXES, listed, write_archive
-from tests.support.data_files import STRANGE_NAMES, message_of, picture, pixels_of, shown, write_tar
+from tests.support.data_files import (
+    STRANGE_NAMES,
+    assert_known_by_size_and_time,
+    message_of,
+    picture,
+    pixels_of,
+    shown,
+    write_files,
+    write_tar,
+)
 
 WRAPPED = {
     "class folders": (["top/cat/1.png", "top/dog/1.png"], {"cat/1.png": "cat", "dog/1.png": "dog"}),
@@ -25,10 +33,6 @@ WRAPPED = {
         {"train/cat/1.png": "cat", "test/cat/1.png": "cat"},
     ),
 }
-
-
-def message(path: Path) -> str:
-    return message_of(lambda: archive_source(path))
 
 
 @pytest.fixture(params=SUFFIXES)
@@ -46,9 +50,7 @@ def test_folders_that_wrap_everything_are_looked_through(tmp_path, names, expect
 def test_an_archive_lists_what_its_folder_would(tmp_path, suffix):
     names = [f"{split}/{name}" for name in STRANGE_NAMES for split in ("train", "val")]
     archive = write_archive(tmp_path / f"x y{suffix}", names)
-    for seed, name in enumerate(names):
-        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "pets" / name).write_bytes(picture(seed))
+    write_files(tmp_path / "pets", {name: picture(seed) for seed, name in enumerate(names)})
     of_folder, of_archive = (open_source(name, str(tmp_path)) for name in ("pets", archive.name))
     for ours, theirs in zip(of_archive.items, of_folder.items, strict=True):
         assert (ours.name, ours.label, ours.split) == (theirs.name, theirs.label, theirs.split)
@@ -78,7 +80,7 @@ def test_names_that_lead_out_are_passed_over_or_brought_in(tmp_path, suffix):
 )
 def test_layouts_that_are_none_are_refused(tmp_path, suffix, names, told):
     path = write_archive(tmp_path / f"x{suffix}", names)
-    assert message(path).startswith(f"{path}{told}")
+    assert message_of(archive_source, path).startswith(f"{path}{told}")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -102,26 +104,20 @@ def test_truncated_archive_is_refused_by_name(tmp_path, suffix):
     content = path.read_bytes()
     for length in (0, 100, len(content) // 2, len(content) - len(content) // 4):
         path.write_bytes(content[:length])
-        assert message(path).startswith(f"{path} is truncated"), length
+        assert message_of(archive_source, path).startswith(f"{path} is truncated"), length
 
 
 @pytest.mark.parametrize("content", [b"no archive at all" * 100, bytes(2000)], ids=["text", "zeros"])
 def test_other_content_is_refused(tmp_path, suffix, content):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
-    assert str(path) in message(path)
+    assert str(path) in message_of(archive_source, path)
 
 
 def test_identity_is_known_without_reading(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(b"nonsense")
-    os.utime(path, ns=(0, 10**18))
-    before = archive_source(path).identity
-    path.write_bytes(b"NONSENSE")
-    os.utime(path, ns=(0, 10**18))
-    assert archive_source(path).identity == before
-    os.utime(path, ns=(0, 10**18 + 1))
-    assert archive_source(path).identity != before
+    assert_known_by_size_and_time(lambda: archive_source(path), path)
 
 
 def test_an_archive_that_changed_is_unpacked_anew(tmp_path):

@@ -1,7 +1,6 @@
 """CIFAR by name, by path and as the archive it comes in: every image, its checksums, pickles in its place."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,19 +76,17 @@ def test_identity_is_known_without_reading(cifar):
         assert open_source(given, str(root)).identity != before
 
 
-def message(name: str, root: Path) -> str:
-    return message_of(lambda: open_source(name, str(root)))
-
-
 def test_missing_and_packed_collections_are_told_how_to_get(tmp_path):
-    text = message("cifar10", tmp_path / "no where")
+    text = message_of(open_source, "cifar10", str(tmp_path / "no where"))
     place = str(tmp_path / "no where" / "cifar-10-batches-py")
     for part in (place, "does not exist; run python -m data.get cifar10 --root ", "data.root"):
         assert part in text
-    assert "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz" in message("cifar100", tmp_path)
+    assert "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz" in message_of(
+        open_source, "cifar100", str(tmp_path)
+    )
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"")
     told = f"is still packed; unpack it: tar -xzf cifar-100-python.tar.gz -C {tmp_path}"
-    assert told in message("cifar100", tmp_path)
+    assert told in message_of(open_source, "cifar100", str(tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "meta altered", "meta missing", "empty"])
@@ -105,7 +102,7 @@ def test_altered_cifar_is_refused(cifar, damage):
         path.unlink()
     else:
         flip_bit(path, -9)
-    text = message(name, root)
+    text = message_of(open_source, name, str(root))
     assert text.startswith(f"{name} in {root} differs from https://www.cs.toronto.edu/~kriz/")
     assert text.endswith("unpack it again")
 
@@ -114,6 +111,6 @@ def test_altered_archive_is_refused_when_loaded(cifar):
     name, root, _ = cifar
     archive = CIFAR[name].filename
     (root / archive).write_bytes(b"altered")
-    text = message(archive, root)
+    text = message_of(open_source, archive, str(root))
     assert "differs from https://" in text
     assert text.endswith("download it again")

@@ -1,9 +1,7 @@
 """MNIST's file format: places, class names, checksums, and what is said about damaged files."""
 
 import gzip
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +10,11 @@ from torchvision.datasets import FashionMNIST
 from data.sources.base import SourceError
 from data.sources.idx import idx_source
 from data.sources.named import NAMED, open_source
-from tests.support.data_files import message_of
+from tests.support.data_files import assert_known_by_size_and_time, message_of
 from tests.support.published_files import IDX, idx_arrays, idx_bytes, publish_idx, write_idx
 
 DIGITS = [str(digit) for digit in range(10)]
 FILES = [f"{stem}-{kind}-ubyte" for stem in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-
-
-def message(folder: Path) -> str:
-    return message_of(lambda: idx_source(folder))
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
@@ -60,7 +54,7 @@ def test_fashion_mnist_is_known_by_its_folder(tmp_path, folder):
     place = write_idx(tmp_path / folder, packed=False)
     assert idx_source(place).labels[:10] == FashionMNIST.classes
     (place / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.full(5, 10, dtype=np.uint8)))
-    assert f"{place} has a label 10; 10 classes are known: T-shirt/top" in message(place)
+    assert f"{place} has a label 10; 10 classes are known: T-shirt/top" in message_of(idx_source, place)
 
 
 @pytest.mark.parametrize("name", IDX)
@@ -127,7 +121,7 @@ def test_damaged_file_is_named(tmp_path, packed, content, part):
     write_idx(tmp_path, packed)
     path = tmp_path / f"train-images-idx3-ubyte{'.gz' * packed}"
     path.write_bytes(gzip.compress(content) if packed else content)
-    text = message(tmp_path)
+    text = message_of(idx_source, tmp_path)
     assert text.startswith(str(path))
     assert part in text
 
@@ -137,23 +131,16 @@ def test_a_damaged_packed_file_is_named(tmp_path, kept):
     path = write_idx(tmp_path, packed=True) / "train-images-idx3-ubyte.gz"
     content = idx_bytes(idx_arrays("train")[0]) if kept is None else path.read_bytes()
     path.write_bytes(content if kept is None else content[: int(kept * len(content))])
-    assert message(tmp_path).startswith(f"{path} is truncated or damaged")
+    assert message_of(idx_source, tmp_path).startswith(f"{path} is truncated or damaged")
 
 
 def test_folders_that_lack_files_are_refused(tmp_path):
     with pytest.raises(SourceError, match="holds no idx files; give a folder with train-images-idx3-ubyte"):
         idx_source(tmp_path)
     (write_idx(tmp_path, packed=False) / "t10k-labels-idx1-ubyte").unlink()
-    assert message(tmp_path) == f"{tmp_path} lacks t10k-labels-idx1-ubyte (or .gz)"
+    assert message_of(idx_source, tmp_path) == f"{tmp_path} lacks t10k-labels-idx1-ubyte (or .gz)"
 
 
 def test_identity_is_known_without_reading(tmp_path):
     write_idx(tmp_path, packed=False)
-    before = idx_source(tmp_path).identity
-    path = tmp_path / FILES[0]
-    status = path.stat()
-    path.write_bytes(bytes(status.st_size))
-    os.utime(path, ns=(0, status.st_mtime_ns))
-    assert idx_source(tmp_path).identity == before
-    os.utime(path, ns=(0, status.st_mtime_ns + 1))
-    assert idx_source(tmp_path).identity != before
+    assert_known_by_size_and_time(lambda: idx_source(tmp_path), tmp_path / FILES[0])

@@ -1,9 +1,8 @@
 """ImageNet-1k as published: archives within archives, numbered validation images, the devkit's labels."""
 
 import io
-import os
 import pickle
-import tarfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,68 +14,29 @@ from scipy.io import savemat
 
 from data.sources.imagenet import imagenet_folder
 from data.sources.named import open_source
-from tests.support.data_files import message_of, picture, pixels_of, shown
+from tests.support.data_files import (
+    assert_known_by_size_and_time,
+    message_of,
+    picture,
+    pixels_of,
+    shown,
+    tar_bytes,
+    write_files,
+)
 
 WNIDS = ["n03", "n01", "n02"]  # of ids 1, 2, 3: not in their order
 TRUTH = [2, 3, 1, 1, 2]
 VAL_LABELS = [WNIDS[number - 1] for number in TRUTH]
 VAL_NAMES = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 6)]
+TRAIN, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+Part = Callable[[Path], object]
 TRAIN_NAMES = [f"{wnid}/{wnid}_{number}.JPEG" for wnid in sorted(WNIDS) for number in range(2)]
 
 
-def jpeg(seed: int) -> bytes:
-    return picture(seed, kind="JPEG")
-
-
-def seed_of(name: str) -> int:
-    """Each image has its own seed, which follows from its name alone."""
-    return (
-        sum(map(ord, Path(name).name))
-        if "val" in name
-        else 1000 + TRAIN_NAMES.index("/".join(Path(name).parts[-2:]))
-    )
-
-
-def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def train_tree(folder: Path) -> None:
-    for name in TRAIN_NAMES:
-        path = folder / "train" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg(seed_of(name)))
-
-
-def train_tar(folder: Path) -> None:
-    inner = {
-        f"{wnid}.tar": tar_of({Path(n).name: jpeg(seed_of(n)) for n in TRAIN_NAMES if n.startswith(wnid)})
-        for wnid in sorted(WNIDS, reverse=True)
-    }
-    (folder / "ILSVRC2012_img_train.tar").write_bytes(tar_of(inner))
-
-
-def val_tree(folder: Path) -> None:
-    for name, wnid in zip(VAL_NAMES, VAL_LABELS, strict=True):
-        (folder / "val" / wnid).mkdir(parents=True, exist_ok=True)
-        (folder / "val" / wnid / name).write_bytes(jpeg(seed_of(name)))
-
-
-def val_flat(folder: Path) -> None:
-    (folder / "val").mkdir()
-    for name in VAL_NAMES:
-        (folder / "val" / name).write_bytes(jpeg(seed_of(name)))
-
-
-def val_tar(folder: Path) -> None:
-    content = tar_of({name: jpeg(seed_of(name)) for name in reversed(VAL_NAMES)})
-    (folder / "ILSVRC2012_img_val.tar").write_bytes(content)
+def image_of(name: str) -> bytes:
+    """Each image has its own pixels, which follow from its name alone."""
+    return picture(zlib.crc32(Path(name).name.encode()), kind="JPEG")
 
 
 def devkit_files() -> dict[str, bytes]:
@@ -88,24 +48,32 @@ def devkit_files() -> dict[str, bytes]:
     meta = io.BytesIO()
     savemat(meta, {"synsets": synsets})
     truth = "".join(f"{number}\n" for number in TRUTH).encode()
-    return {"meta.mat": meta.getvalue(), "ILSVRC2012_validation_ground_truth.txt": truth}
+    return {f"{DEVKIT}/data/meta.mat": meta.getvalue(), f"{DEVKIT}/data/{GROUND_TRUTH}": truth}
 
 
-def devkit_tar(folder: Path) -> None:
-    files = {f"ILSVRC2012_devkit_t12/data/{name}": content for name, content in devkit_files().items()}
-    (folder / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(
-        tar_of({**files, "ILSVRC2012_devkit_t12/readme.txt": b""}, "w:gz")
+def files(contents: dict[str, bytes]) -> Part:
+    return lambda folder: write_files(folder, contents)
+
+
+def put(name: str, content: bytes) -> Part:
+    return files({name: content})
+
+
+INNER_TARS = {
+    f"{wnid}.tar": tar_bytes(
+        {Path(name).name: image_of(name) for name in TRAIN_NAMES if name.startswith(wnid)}
     )
-
-
-def devkit_folder(folder: Path) -> None:
-    place = folder / "ILSVRC2012_devkit_t12" / "data"
-    place.mkdir(parents=True)
-    for name, content in devkit_files().items():
-        (place / name).write_bytes(content)
-
-
-Part = Callable[[Path], None]
+    for wnid in sorted(WNIDS, reverse=True)
+}
+train_tree = files({f"train/{name}": image_of(name) for name in TRAIN_NAMES})
+train_tar = put(TRAIN, tar_bytes(INNER_TARS))
+val_tree = files(
+    {f"val/{wnid}/{name}": image_of(name) for name, wnid in zip(VAL_NAMES, VAL_LABELS, strict=True)}
+)
+val_flat = files({f"val/{name}": image_of(name) for name in VAL_NAMES})
+val_tar = put("ILSVRC2012_img_val.tar", tar_bytes({name: image_of(name) for name in reversed(VAL_NAMES)}))
+devkit_folder = files(devkit_files())
+devkit_tar = put(f"{DEVKIT}.tar.gz", tar_bytes({**devkit_files(), f"{DEVKIT}/readme.txt": b""}, "w:gz"))
 LAYOUTS: dict[str, tuple[Part, ...]] = {
     "train archive, val archive, devkit archive": (train_tar, val_tar, devkit_tar),
     "train archive, val archive, devkit": (train_tar, val_tar, devkit_folder),
@@ -128,7 +96,7 @@ def write(root: Path, *parts: Part) -> Path:
 
 
 def message(root: Path) -> str:
-    return message_of(lambda: open_source("imagenet", str(root)))
+    return message_of(open_source, "imagenet", str(root))
 
 
 @pytest.mark.parametrize("parts", LAYOUTS.values(), ids=LAYOUTS.keys())
@@ -143,7 +111,7 @@ def test_every_layout_gives_the_same_images(tmp_path, parts):
     assert len({item.name for item in source.items}) == len(source.items) == 11
     for item in source.items:
         assert item.name.startswith("train/" if item.split == "train" else "val/")
-        assert pixels_of(item) == shown(jpeg(seed_of(item.name)))
+        assert pixels_of(item) == shown(image_of(item.name))
     elsewhere = (tmp_path / "a b" / "imagenet").rename(tmp_path / "elsewhere")  # known by what lies there
     assert len(open_source("elsewhere", str(tmp_path)).items) == len(imagenet_folder(elsewhere).items) == 11
 
@@ -156,15 +124,7 @@ def test_items_open_in_another_process_from_anywhere(tmp_path, monkeypatch):
     assert max(len(pickle.dumps(item)) for item in items) < 500
     monkeypatch.chdir("/")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-        assert [*processes.map(pixels_of, items)] == [shown(jpeg(seed_of(item.name))) for item in items]
-
-
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_unsorted_images_are_refused(tmp_path, write_images, split):
-    """Flat archives, like the official val and test archives, have no labels."""
-    names = ["train/n01/1.png", "train/n02/1.png", f"{split}/1.png", f"{split}/2.png"]
-    write_images(tmp_path / "imagenet", *names)
-    assert f"2 images lie outside a class folder ({split}/1.png, say)" in message(tmp_path)
+        assert [*processes.map(pixels_of, items)] == [shown(image_of(item.name)) for item in items]
 
 
 @pytest.mark.parametrize(
@@ -179,20 +139,29 @@ def test_truncated_archive_is_named(tmp_path, archive, kept):
     assert "damaged" in text
 
 
-def put(name: str, content: bytes) -> Part:
-    return lambda folder: (folder / name).write_bytes(content) and None
-
-
-INNER = tar_of({"n01_1.JPEG": jpeg(1), "n01_2.JPEG": jpeg(2)})
-TRAIN, TREE, DEVKIT = "ILSVRC2012_img_train.tar", (train_tree, val_flat, devkit_tar), "ILSVRC2012_devkit_t12"
+TREE = (train_tree, val_flat, devkit_tar)
 UNPACKED, META = (train_tree, val_flat, devkit_folder), f"{DEVKIT}/data/meta.mat"
 REFUSED = {
     "no devkit, flat": ((train_tree, val_flat), f"put {DEVKIT}.tar.gz there"),
     "no devkit, packed": ((train_tar, val_tar), f"put {DEVKIT}.tar.gz beside it"),
     "no train, flat": ((val_flat, devkit_tar), f"lacks train/ and {TRAIN}; put one of them there"),
     "no train, packed": ((val_tar, devkit_tar), f"lacks train/ and {TRAIN}; put one of them there"),
-    "a class cut": ((val_tree, put(TRAIN, tar_of({"n01.tar": INNER[:1024]}))), "(n01.tar) is truncated"),
-    "no class": ((val_tree, put(TRAIN, tar_of({"a.JPEG": b""}))), f"holds a.JPEG; {TRAIN} holds a .tar of"),
+    "a class cut": (
+        (val_tree, put(TRAIN, tar_bytes({"n01.tar": INNER_TARS["n01.tar"][:1024]}))),
+        "(n01.tar) is truncated",
+    ),
+    "no class": (
+        (val_tree, put(TRAIN, tar_bytes({"a.JPEG": b""}))),
+        f"holds a.JPEG; {TRAIN} holds a .tar of",
+    ),
+    "unsorted val": (
+        (files({"train/a/1.png": b"", "val/1.png": b""}),),
+        "1 images lie outside a class folder",
+    ),
+    "unsorted test": (
+        (files({"train/a/1.png": b"", "test/1.png": b""}),),
+        "outside a class folder (test/1.png",
+    ),
     "outside a class": ((train_tree, val_tar, devkit_tar, put("train/1.png", b"")), "1 images lie outside"),
     "line 6 of 5": ((*TREE, put("val/ILSVRC2012_val_00000006.JPEG", b"")), "6.JPEG has no label in the"),
     "line 0": (
@@ -204,7 +173,7 @@ REFUSED = {
     "meta of nothing": ((*UNPACKED, put(META, b"MATLAB 5.0".ljust(124) + b"\x00\x01IM")), "has no structs"),
     "other meta": ((*UNPACKED, put(META, b"other")), f"{DEVKIT} is damaged"),
     "unknown id": (
-        (*UNPACKED, put(f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt", b"1\n1001\n")),
+        (*UNPACKED, put(f"{DEVKIT}/data/{GROUND_TRUTH}", b"1\n1001\n")),
         f"{DEVKIT} is damaged",
     ),
 }
@@ -221,12 +190,6 @@ def test_what_is_missing_or_odd_is_named(tmp_path, parts, told):
 )
 def test_identity_is_known_without_reading_and_changes_with_the_files(tmp_path, parts):
     folder = write(tmp_path, *parts)
-    identity = imagenet_folder(folder).identity
-    used = ["ILSVRC2012_img_train.tar", "train/n01/n01_0.JPEG"]
-    path = next(folder / name for name in reversed(used) if (folder / name).exists())
-    status = path.stat()
-    path.write_bytes(bytes(status.st_size))
-    os.utime(path, ns=(0, status.st_mtime_ns))
-    assert imagenet_folder(folder).identity == identity
-    os.utime(path, ns=(0, status.st_mtime_ns + 1))
-    assert imagenet_folder(folder).identity != identity
+    used = [TRAIN, "train/n01/n01_0.JPEG"]
+    path = next(folder / name for name in used if (folder / name).exists())
+    assert_known_by_size_and_time(lambda: imagenet_folder(folder), path)

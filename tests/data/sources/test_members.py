@@ -3,7 +3,6 @@
 import tarfile
 import tracemalloc
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -31,10 +30,6 @@ READ = {
     "ways out, packed": "2 images: abs/6.png (abs); cat/1.png (cat)",
     "a name for the terminal": "1 images: c\\x1b]0;x\\x07t/\\u202e1.png (c\\x1b]0;x\\x07t)",
 }
-
-
-def message(path: Path) -> str:
-    return message_of(lambda: archive_source(path))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -83,23 +78,23 @@ def test_tar_cut_between_two_members_is_refused(tmp_path):
     with tarfile.open(path) as tar:
         second = tar.getmembers()[1].offset
     path.write_bytes(path.read_bytes()[:second])
-    assert "its end is missing" in message(path)
+    assert "its end is missing" in message_of(archive_source, path)
 
 
 def test_damaged_header_within_a_tar_is_refused(tmp_path):
     path = write_archive(tmp_path / "x.tar", ["a/1.png", "a/2.png", "a/3.png"])
     with tarfile.open(path) as tar:
         flip_bit(path, tar.getmembers()[1].offset + 2)
-    assert "damaged" in message(path)
+    assert "damaged" in message_of(archive_source, path)
 
 
 def test_encrypted_and_otherwise_packed_zips_are_refused(tmp_path):
     path = write_archive(tmp_path / "x.zip", ["a/1.png"])
     flip_bit(path, path.read_bytes().index(b"PK\1\2") + 8)
-    assert message(path) == f"{path} is encrypted; give one without a password"
+    assert message_of(archive_source, path) == f"{path} is encrypted; give one without a password"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a/1.png", picture())
-    assert "a/1.png is packed by method 14; use deflate or store" in message(path)
+    assert "a/1.png is packed by method 14; use deflate or store" in message_of(archive_source, path)
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2], ids=str)

@@ -1,7 +1,6 @@
 """Collections by name: what they hold, where they lie, and what is said when they are not there."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +9,6 @@ from PIL import Image
 from data.sources.base import Source, SourceError
 from data.sources.named import NAMED, digits_source, open_source, photograph_classes
 from tests.support.data_files import message_of
-
-
-def message(name: str, root: Path) -> str:
-    return message_of(lambda: open_source(name, str(root)))
 
 
 @pytest.mark.parametrize(
@@ -40,11 +35,11 @@ def test_openimages_has_no_labels(tmp_path, write_images, names, expected):
     ],
 )
 def test_missing_folders_are_told_how_to_get(tmp_path, name, parts):
-    text = message(name, tmp_path)
+    text = message_of(open_source, name, str(tmp_path))
     assert text.startswith(f"{tmp_path / name} does not exist; ")
     assert all(part in text for part in parts)
     (tmp_path / name).mkdir()
-    assert "holds no image file" in message(name, tmp_path)
+    assert "holds no image file" in message_of(open_source, name, str(tmp_path))
 
 
 def photographs(num_classes: int) -> Source:
@@ -74,7 +69,7 @@ def test_photographs_are_square_crops_all_different():
 )
 def test_photographs_without_a_number_of_classes_are_unknown(tmp_path, name):
     assert photograph_classes(name) == 0
-    assert "photographs-K" in message(name, tmp_path)
+    assert "photographs-K" in message_of(open_source, name, str(tmp_path))
 
 
 def test_images_of_named_collections_open_more_than_once():

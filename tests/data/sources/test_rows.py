@@ -4,7 +4,6 @@ import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +16,6 @@ from data.sources import rows
 from data.sources.tables import table_source
 from tests.support.data_files import message_of, picture, pixels_of, shown
 from tests.support.tables import STRUCT, table_of, write_parquet, write_stream
-
-
-def message(path: Path) -> str:
-    return message_of(lambda: table_source(path))
 
 
 def test_damaged_row_group_is_bad_images(tmp_path):
@@ -60,7 +55,9 @@ def test_paths_that_lead_out_or_nowhere_are_refused(tmp_path, write_images, path
     given = path.format(outside=tmp_path / "out.png")
     value = pa.array([{"bytes": None, "path": given}], STRUCT)
     pq.write_table(pa.table({"image": value}), tmp_path / "x" / "1.parquet", write_statistics=statistics)
-    assert f"has the path {given} in place of an image, which is no file in" in message(tmp_path / "x")
+    assert f"has the path {given} in place of an image, which is no file in" in message_of(
+        table_source, tmp_path / "x"
+    )
 
 
 def test_rows_without_an_image_are_bad_images(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,10 +30,6 @@ REFUSED = {
     "a deep list": "is missing or damaged",
     "a deep value": "is missing or damaged",
 }
-
-
-def message(path: Path) -> str:
-    return message_of(lambda: table_source(path))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -84,7 +79,7 @@ def test_image_columns(tmp_path, kind):
 
 @pytest.mark.parametrize("columns", [{"text": ["a"]}, {"one": [b"a"], "two": [b"a"]}], ids=["none", "two"])
 def test_unclear_image_column_is_refused(tmp_path, columns):
-    text = message(table_of(tmp_path / "x.parquet", **columns))
+    text = message_of(table_source, table_of(tmp_path / "x.parquet", **columns))
     assert f"x.parquet has the columns {', '.join(columns)}; images are bytes" in text
 
 
@@ -125,7 +120,7 @@ def test_numbers_are_as_wide_in_every_file(tmp_path):
 )
 def test_unclear_labels_are_refused(tmp_path, labels, part):
     path = table_of(tmp_path / "x.parquet", image=structs(2), label=labels)
-    text = message(path)
+    text = message_of(table_source, path)
     assert part in text
     assert str(path) in text
 
@@ -134,7 +129,7 @@ def test_a_test_file_without_labels_is_named(tmp_path):
     """As the Hub's ImageNet has it: train, validation, and a test without labels."""
     write_parquet(tmp_path / "train-0.parquet")
     pq.write_table(noted(pa.table({"image": structs(2), "label": [-1, -1]})), tmp_path / "test-0.parquet")
-    assert f"{tmp_path / 'test-0.parquet'}: 2 images have no label" in message(tmp_path)
+    assert f"{tmp_path / 'test-0.parquet'}: 2 images have no label" in message_of(table_source, tmp_path)
 
 
 @pytest.mark.parametrize("note", [b"{", b"[]", b'{"info": null}', b'{"info": {"features": {"label": {}}}}'])
@@ -164,13 +159,12 @@ def test_saved_data_sets(tmp_path):
         ("train/data-00001-of-00002.arrow", None, "does not exist though"),
         ("dataset_dict.json", b"[]", "dataset_dict.json is missing or damaged"),
         ("train/data-00001-of-00002.arrow", b"", "data-00001-of-00002.arrow is truncated, damaged"),
-        ("train/data-00001-of-00002.arrow", b"nonsense" * 99, "00002.arrow is truncated, damaged"),
     ],
 )
 def test_damaged_saved_data_sets_are_refused(tmp_path, file, content, part):
     write_dict(tmp_path, train=4, test=4)
     (tmp_path / file).unlink() if content is None else (tmp_path / file).write_bytes(content)
-    assert part in message(tmp_path)
+    assert part in message_of(table_source, tmp_path)
 
 
 def test_saved_names_cannot_lead_out(tmp_path):
@@ -188,7 +182,9 @@ def test_truncated_file_is_named(tmp_path, kind):
     path = sorted((tmp_path / "x").glob(f"*.{kind}"))[0]
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
-    assert message(tmp_path / "x").startswith(f"{path} is truncated, damaged or no such table")
+    assert message_of(table_source, tmp_path / "x").startswith(
+        f"{path} is truncated, damaged or no such table"
+    )
 
 
 @pytest.mark.parametrize("change", ["touch", "add", "rename"])
@@ -215,15 +211,15 @@ def test_unusable_tables_are_refused(tmp_path):
     with pytest.raises(SourceError, match=r"holds no table; give \.parquet files"):
         table_source(tmp_path)
     path = table_of(tmp_path / "x.parquet", image=structs(0))
-    assert "tables without rows" in message(path)
+    assert "tables without rows" in message_of(table_source, path)
     table_of(path, image=pa.array([{"bytes": None, "path": "pictures/a.png"}], STRUCT))
-    assert message(path).endswith("give the folder of both")
+    assert message_of(table_source, path).endswith("give the folder of both")
     pq.write_table(noted(pa.table({"image": structs(1), "label": [3]})), path)
-    assert "run from 3 to 3; 3 have names" in message(path)
+    assert "run from 3 to 3; 3 have names" in message_of(table_source, path)
     path.write_bytes(b"no table")
     assert table_source(path).identity  # is known without reading
-    assert message(path).startswith(f"{path} is truncated, damaged")
+    assert message_of(table_source, path).startswith(f"{path} is truncated, damaged")
     for file in ("train-0.parquet", "test-0.parquet"):
         write_parquet(tmp_path / file)
     told = "has test and train beside x.parquet; keep only train and test (or val)"
-    assert message(tmp_path) == f"{tmp_path} {told}"
+    assert message_of(table_source, tmp_path) == f"{tmp_path} {told}"
