@@ -73,34 +73,16 @@ def test_crops_lie_inside_the_image(size):
         assert crop_pixels(smooth_image(*size), lambda w, h, box=box: tuple(box), 4).shape == (3, 4, 4)
 
 
-@pytest.mark.parametrize("size", [(500, 375), (375, 500), (300, 300)], ids=str)
-def test_random_crops_have_the_published_areas_and_ratios(size):
-    left, upper, right, lower = boxes(4000, *size).T
-    areas = (right - left) * (lower - upper) / (size[0] * size[1])
-    ratios = (right - left) / (lower - upper)
-    assert 0.078 < areas.min() < 0.09
-    assert 0.97 < areas.max() <= 1
-    assert 3 / 4 - 0.01 < ratios.min() < 0.76
-    assert 1.32 < ratios.max() < 4 / 3 + 0.01
-    small = areas < 0.4  # nearly all of them fit at the first try, so that they stay uniform
-    assert abs(areas[small].mean() - 0.24) < 0.01
-    assert abs(np.log(ratios[small]).mean()) < 0.015  # tall and wide alike
-
-
-@pytest.mark.parametrize(("width", "height"), [(411, 120), (1000, 100), (100, 700)])
-def test_crops_of_long_images_are_distributed_as_torchvisions(width, height):
-    ours = np.array(boxes(3000, width, height))
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (300, 300), (411, 120), (1000, 100), (100, 700)])
+def test_crops_are_distributed_as_torchvisions(width, height):
+    ours = boxes(3000, width, height)
     image = torch.empty(1, height, width)
     torch.manual_seed(0)
     theirs = np.array(
         [RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)]
     )  # upper, left, height, width
-    for own, other in (
-        (ours[:, 2] - ours[:, 0], theirs[:, 3]),
-        (ours[:, 3] - ours[:, 1], theirs[:, 2]),
-        (ours[:, 0], theirs[:, 1]),
-        (ours[:, 1], theirs[:, 0]),
-    ):
+    ours[:, 2:] -= ours[:, :2]  # left, upper, width, height
+    for own, other in zip(ours.T, theirs[:, [1, 0, 3, 2]].T, strict=True):
         assert ks_2samp(own, other).pvalue > 1e-3
 
 

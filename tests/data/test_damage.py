@@ -53,14 +53,6 @@ def test_lost_and_emptied_shards_name_all_of_their_samples(own_shards):
     assert lines[4:] == [f"train-{number:08d}: train-00002.tar is missing" for number in (8, 9, 10)]
 
 
-def test_swapped_shards_are_found(own_shards):
-    first, second = (own_shards.folder / f"train-0000{number}.tar" for number in (0, 1))
-    content = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(content)
-    assert named(own_shards.folder) == [f"train-{number:08d}" for number in range(8)]
-
-
 def test_a_suffix_other_than_the_manifests_is_damage(own_shards):
     row = rows(own_shards.folder)[5]
     shard = own_shards.folder / row["shard"]

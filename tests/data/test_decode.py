@@ -176,12 +176,12 @@ def test_first_frame_of_several_is_taken(kind):
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_truncated_file_is_undecodable(kind, kept):
     payload = picture(0, (64, 64), kind=kind)
-    image = Image.open(io.BytesIO(payload[: int(kept * len(payload))]))
+    cut = io.BytesIO(payload[: int(kept * len(payload))])
     with pytest.raises(UndecodableError, match=r"\w"):
-        read_square(lambda: image, channels=3, image_size=8)
+        read_square(lambda: Image.open(cut), channels=3, image_size=8)
 
 
 def test_damaged_pixels_are_undecodable():
@@ -292,6 +292,7 @@ IMAGES = {
         raw_png(8, 8, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes((1 << 20) - 1)))] * 80),
         "MAX_TEXT_MEMORY",
     ),
+    "a png of a short header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"\0\0\0\1"), "IHDR"),
     "an eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "not an image"),
     "a psd": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 8, 8, 8, 3) + bytes(206), "not an image"),
 }

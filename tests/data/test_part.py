@@ -1,9 +1,6 @@
 """One shard: pixels and rows as its source has them, bad images by name, damage written again."""
 
 import hashlib
-import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -73,26 +70,7 @@ def test_frames_too_long_for_jpeg_are_left_out(tmp_path, write_images):
     assert "65,500" in rejected["reason"]
 
 
-def png_with_header(header: bytes) -> bytes:
-    """A PNG of one pixel whose IHDR chunk is replaced, with a right checksum."""
-    buffer = io.BytesIO()
-    Image.new("L", (1, 1)).save(buffer, "PNG")
-    chunk = b"IHDR" + header
-    checksum = struct.pack(">I", zlib.crc32(chunk))
-    return buffer.getvalue()[:8] + struct.pack(">I", len(header)) + chunk + checksum + buffer.getvalue()[33:]
-
-
-BAD_FILES = {
-    "text": b"no image at all",
-    "empty": b"",
-    **{
-        f"{kind} cut short": picture(0, (64, 64), kind=kind)[:2000]
-        for kind in ("JPEG", "PNG", "TIFF", "WEBP")
-    },
-    "signature alone": b"\x89PNG\r\n\x1a\n",
-    "bomb": png_with_header(struct.pack(">IIBBBBB", 1 << 30, 1 << 30, 8, 0, 0, 0, 0)),
-    "header cut short": png_with_header(b"\0\0\0\1"),
-}
+BAD_FILES = {"text": b"no image at all", "empty": b"", "cut short": picture(0, (64, 64))[:2000]}
 
 
 def test_bad_images_are_counted_and_named(tmp_path, write_images):

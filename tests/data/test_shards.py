@@ -46,15 +46,6 @@ def test_rows_point_at_the_payload(tmp_path):
         assert all(row[name] == getattr(image, name) for name in facts)
 
 
-def test_same_images_give_the_same_bytes(tmp_path):
-    written = []
-    for folder in (tmp_path / "first", tmp_path / "second"):
-        folder.mkdir()
-        write_manifest(folder, write_split(folder, "train", [encoded(number) for number in range(6)], 4))
-        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert written[0] == written[1]
-
-
 def test_tar_members_carry_no_time_and_no_owner(tmp_path):
     write_split(tmp_path, "train", [encoded(0)], 4)
     with tarfile.open(tmp_path / "train-00000.tar") as tar:

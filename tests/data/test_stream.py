@@ -13,11 +13,14 @@ def epoch(order: Order, number: int) -> np.ndarray:
     return np.concatenate([order.batch(first + step) for step in range(order.batches_per_epoch)])
 
 
+SHARDS = np.array([7, 1, 30, 12, 5, 9, 3, 25] * 5)
+
+
 @pytest.mark.parametrize("number", [0, 1, 7])
 @pytest.mark.parametrize("seed", [3, 0, 2**63 - 1], ids=["some", "zero", "largest"])
-@pytest.mark.parametrize("batch_size", [12, 60])
-def test_epoch_is_a_permutation(batch_size, seed, number):
-    assert sorted(epoch(Order(60, batch_size, seed), number)) == list(range(60))
+@pytest.mark.parametrize(("num", "batch_size", "shards"), [(60, 12, None), (60, 60, None), (460, 20, SHARDS)])
+def test_epoch_is_a_permutation(num, batch_size, shards, seed, number):
+    assert sorted(epoch(Order(num, batch_size, seed, shards), number)) == list(range(num))
 
 
 def test_last_part_batch_is_dropped_and_changes_from_epoch_to_epoch():
@@ -31,10 +34,12 @@ def test_last_part_batch_is_dropped_and_changes_from_epoch_to_epoch():
     assert len(set(map(frozenset, seen))) > 1
 
 
-def test_epochs_and_seeds_are_shuffled_differently():
-    orders = [epoch(Order(60, 12, seed), number) for seed in (0, 1) for number in (0, 1)]
-    orders.append(np.arange(60))
-    assert len({tuple(order.tolist()) for order in orders}) == 5
+@pytest.mark.parametrize("shards", [None, SHARDS], ids=["any order", "by shards"])
+def test_epochs_and_seeds_are_shuffled_differently_and_come_back(shards):
+    keys = [(seed, number) for seed in (0, 1) for number in (0, 1)]
+    first, again = ([epoch(Order(460, 20, seed, shards), n) for seed, n in keys] for _ in range(2))
+    assert np.array_equal(first, again)
+    assert len({tuple(order.tolist()) for order in [*first, np.arange(460)]}) == 5
 
 
 def test_batch_is_a_function_of_seed_and_step():
@@ -67,15 +72,6 @@ def test_uneven_split_over_workers_is_an_error(batch_size, world_size):
         rank_part(batch_size, 0, world_size)
 
 
-SHARDS = np.array([7, 1, 30, 12, 5, 9, 3, 25] * 5)
-
-
-@pytest.mark.parametrize("number", [0, 3])
-def test_order_by_shards_is_a_permutation_too(number):
-    order = Order(int(SHARDS.sum()), 20, seed=3, shards=SHARDS)
-    assert sorted(epoch(order, number)) == list(range(SHARDS.sum()))
-
-
 def test_order_by_shards_needs_a_window_of_them_at_a_time():
     order = Order(int(SHARDS.sum()), 20, seed=3, shards=SHARDS)
     shard_of = np.repeat(np.arange(len(SHARDS)), SHARDS)[epoch(order, 1)]
@@ -84,13 +80,6 @@ def test_order_by_shards_needs_a_window_of_them_at_a_time():
     needed = [sum(first[s] <= place <= last[s] for s in first) for place in range(len(shard_of))]
     assert 1 < max(needed) <= WINDOW
     assert len(set(np.diff(shard_of[:50]))) > 2  # mixed within the window
-
-
-def test_order_by_shards_changes_with_epoch_and_seed_and_comes_back():
-    first, again, other = (Order(int(SHARDS.sum()), 20, seed=seed, shards=SHARDS) for seed in (3, 3, 4))
-    assert np.array_equal(epoch(first, 2), epoch(again, 2))
-    assert not np.array_equal(epoch(first, 2), epoch(first, 1))
-    assert not np.array_equal(epoch(first, 2), epoch(other, 2))
 
 
 def test_batches_made_ahead_are_those_made_at_once():

@@ -36,14 +36,6 @@ def test_npz_is_what_numpy_writes(known_shards, tmp_path, split):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.npz"]
 
 
-def test_npz_has_the_same_bytes_again_and_in_other_batches(own_shards, tmp_path, monkeypatch):
-    images, labels = open_images(own_shards.folder, "train")
-    write_npz(tmp_path / "a.npz", images, labels)
-    monkeypatch.setattr(writers, "_BATCH_BYTES", 1 << 20)
-    write_npz(tmp_path / "b.npz", images, labels)
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-
-
 @pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
 def test_pngs_are_the_images(known_shards, tmp_path, there):
     folder = tmp_path / "new" / "png"

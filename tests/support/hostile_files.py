@@ -1,7 +1,6 @@
 """Hostile files, and a process that opens them and reports the result."""
 
 import gzip
-import io
 import json
 import os
 import pickle
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from tests.support.data_files import picture, write_files, write_tar
 from tests.support.hostile import Answer, ask_each
+from tests.support.tables import STRUCT
 
 ASK_SOURCE = """
 from data.decode import UndecodableError, read_square
@@ -73,13 +73,7 @@ def ask_sources(place: Path) -> dict[str, Answer]:
     return answers
 
 
-def png(**options: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "PNG", **options)
-    return buffer.getvalue()
-
-
-GOOD = png()
+GOOD = picture(size=(8, 8))
 
 
 def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, **facts: object) -> bytes:
@@ -109,7 +103,7 @@ def pax(**records: object) -> bytes:
 
 
 END, FIRST = bytes(1024), member("cat/1.png")
-LONG = b"L"  # GNU's long name  # GNU's long name
+LONG = tarfile.GNUTYPE_LONGNAME
 SPARSE = {"GNU__sparse__major": 1, "GNU__sparse__minor": 0, "GNU__sparse__name": "cat/2.png"}
 TARS = {
     "a member of a terabyte": FIRST + header("cat/2.png", 1 << 40),
@@ -142,14 +136,12 @@ WAYS_OUT = (
 def write_tars(folder: Path) -> dict[str, Path]:
     files = {name: content + END for name, content in TARS.items()}
     files["ways out"] = WAYS_OUT + END
+    files["ways out, packed"] = gzip.compress(WAYS_OUT + END)
     files["a hard link out"] = FIRST + header("cat/2.png", kind=tarfile.LNKTYPE, linkname="../../x.png") + END
     files["a name for the terminal"] = pax(path="c\x1b]0;x\x07t/\u202e1.png") + member("x") + END
-    paths = {name: folder / f"{number}.tar" for number, name in enumerate(files)}
-    for name, content in files.items():
-        paths[name].write_bytes(content)
-    paths["ways out, packed"] = folder / "out.tar.gz"
-    paths["ways out, packed"].write_bytes(gzip.compress(WAYS_OUT + END))
-    return paths
+    names = {name: f"{n}.tar{'.gz' * ('packed' in name)}" for n, name in enumerate(files)}
+    write_files(folder, {names[name]: content for name, content in files.items()})
+    return {name: folder / file for name, file in names.items()}
 
 
 ZEROS = bytes(1 << 24)
@@ -166,19 +158,19 @@ def write_bombs(folder: Path) -> dict[str, Path]:
             for _ in range(25):
                 out.write(ZEROS)
     idx = folder / "idx"
-    idx.mkdir()
     shape = bytes((0, 0, 8, 3)) + struct.pack(">III", 10**6, 1000, 1000)
-    (idx / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(shape) + packed)
-    (idx / "train-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1)) + struct.pack(">I", 1) + b"\0")
+    images = gzip.compress(shape) + packed
+    labels = bytes((0, 0, 8, 1)) + struct.pack(">I", 1) + b"\0"
+    write_files(idx, {"train-images-idx3-ubyte.gz": images, "train-labels-idx1-ubyte": labels})
     return {"a packed tar": folder / "bomb.tar.gz", "a zip's member": folder / "bomb.zip", "packed idx": idx}
 
 
-STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+ONCE = {"compression": "zstd", "store_schema": False, "dictionary_pagesize_limit": 1 << 30}
 
 
-def parquet(path: Path, image: pa.Array | pa.ChunkedArray, **options: object) -> Path:
-    columns = {"image": image, "label": [row % 2 for row in range(len(image))]}
-    pq.write_table(pa.table(columns), path, **options)
+def parquet(path: Path, image: pa.Array | pa.ChunkedArray, label: object = None, **options: object) -> Path:
+    labels = [row % 2 for row in range(len(image))] if label is None else label
+    pq.write_table(pa.table({"image": image, "label": labels}), path, **options)
     return path
 
 
@@ -254,80 +246,61 @@ def far_away(raw: bytes) -> bytes:
 
 
 def write_tables(folder: Path) -> dict[str, Path]:
-    once = {"compression": "zstd", "store_schema": False, "dictionary_pagesize_limit": 1 << 30}
     plain = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
     four = pa.table({"image": [b"abc"] * 4, "label": [0, 1, 0, 1]})
     zeros = pa.table({"image": large(64 << 20, 4), "label": [0, 1, 0, 1]})
     labels = pa.DictionaryArray.from_arrays(pa.array([0] * 20, pa.int32()), pa.array(["x" * (1 << 20)]))
-    few = pa.array([GOOD] * 20)
-    pq.write_table(pa.table({"image": few, "label": labels}), folder / "label.parquet", **once)
-    invalid = pa.array([b"\xff\xfe"] * 20).view(pa.string())
-    pq.write_table(pa.table({"image": few, "label": invalid}), folder / "utf8.parquet")
+    few, invalid = pa.array([GOOD] * 20), pa.array([b"\xff\xfe"] * 20).view(pa.string())
     (folder / "paths").mkdir()
     parquet(folder / "paths" / "a.parquet", pa.array([{"bytes": None, "path": "a\0b"}] * 4, STRUCT))
     return {
         "rows without end": with_rows(folder / "rows.parquet", 10**12),
         "two million rows in a kilobyte": with_rows(folder / "many.parquet", 2 * 10**6),
-        "one value in every row": parquet(folder / "once.parquet", repeated(16 << 20, 36), **once),
+        "one value in every row": parquet(folder / "once.parquet", repeated(16 << 20, 36), **ONCE),
         "pages of zeros": parquet(folder / "zeros.parquet", large(64 << 20, 9), **plain),
         "a nested schema": nested(folder / "nested.parquet", 50_000),
         "a pickled type": with_pickled_type(folder / "type.parquet"),
-        "a long label": folder / "label.parquet",
-        "labels that are no text": folder / "utf8.parquet",
+        "a long label": parquet(folder / "label.parquet", few, labels, **ONCE),
+        "labels that are no text": parquet(folder / "utf8.parquet", few, invalid),
         "a path that is none": folder / "paths",
         "an Arrow value far away": saved(folder / "far", four, far_away),
         "a packed Arrow stream": saved(folder / "packed", zeros, lambda raw: raw, compression="zstd"),
     }
 
 
-def write_shards(folder: Path, description: str | None = None, **files: bytes) -> Path:
+def shards(folder: Path, description: str | None = None, **members: bytes) -> Path:
     """A folder of one WebDataset tar."""
-    folder.mkdir()
-    with tarfile.open(folder / "a.tar", "w") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name.replace("_", "."))
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+    write_tar(folder / "a.tar", {name.replace("_", "."): content for name, content in members.items()})
     if description is not None:
         (folder / "dataset.json").write_text(description)
     return folder
 
 
-def odd_folders(folder: Path) -> Path:
-    """Class folders as a file system allows them."""
-    for name in ("..a", "b\nc", "<b>d", "e\x1b[2J"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "1.png").write_bytes(GOOD)
-    return folder
-
-
 def write_descriptions(folder: Path) -> dict[str, Path]:
     deep = "[" * 100_000
-    for name, text in (("deep", deep), ("deeper", f'{{"_data_files": {deep}{"]" * 100_000}}}')):
-        (folder / name).mkdir()
-        (folder / name / "state.json").write_text(text)
+    deeper = f'{{"_data_files": {deep}{"]" * 100_000}}}'
+    write_files(folder, {"deep/state.json": deep.encode(), "deeper/state.json": deeper.encode()})
+    odd = [f"{name}/1.png" for name in ("..a", "b\nc", "<b>d", "e\x1b[2J")]  # a file system allows them
     numbered = {"1_png": GOOD, "1_cls": b"0", "2_png": GOOD, "2_cls": b"1"}
     of_numbers = '{"channels": 3, "image_size": 8, "classes": [1, {}]}'
     named = {"1_png": GOOD, "1_cls": b"a\x1b[2J\nb", "2_png": GOOD, "2_json": b'{"label": "\\ud800"}'}
     return {
         "a deep list": folder / "deep",
         "a deep value": folder / "deeper",
-        "a deep label": write_shards(folder / "label", **{"1_png": GOOD, "1_json": deep.encode()}),
-        "classes that are no names": write_shards(folder / "classes", of_numbers, **numbered),
-        "a deep description": write_shards(folder / "description", deep, **numbered),
-        "labels for the terminal": write_shards(folder / "terminal", **named),
-        "folders for the terminal": odd_folders(folder / "odd"),
-        "a label of megabytes": write_shards(folder / "long", **{"1_png": GOOD, "1_cls": b"x" * (1 << 20)}),
+        "a deep label": shards(folder / "label", **{"1_png": GOOD, "1_json": deep.encode()}),
+        "classes that are no names": shards(folder / "classes", of_numbers, **numbered),
+        "a deep description": shards(folder / "description", deep, **numbered),
+        "labels for the terminal": shards(folder / "terminal", **named),
+        "folders for the terminal": write_files(folder / "odd", dict.fromkeys(odd, GOOD)),
+        "a label of megabytes": shards(folder / "long", **{"1_png": GOOD, "1_cls": b"x" * (1 << 20)}),
     }
 
 
 def write_cifar(folder: Path) -> dict[str, Path]:
     """Pickles in the place of CIFAR's, unpacked and packed."""
     batches, archive = folder / "cifar-10-batches-py", folder / "cifar-10-python.tar.gz"
-    batches.mkdir()
     names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch", "batches.meta"]
-    for name in names:
-        (batches / name).write_bytes(pickle.dumps(Evil()))
+    write_files(batches, dict.fromkeys(names, pickle.dumps(Evil())))
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(batches, batches.name)
         tar.add(batches / names[0], "../../out.png")
@@ -336,17 +309,13 @@ def write_cifar(folder: Path) -> dict[str, Path]:
 
 def write_prepared(folder: Path) -> dict[str, Path]:
     """Folders that say they were prepared, each with a manifest or a description that is none."""
-    once = {"compression": "zstd", "store_schema": False, "dictionary_pagesize_limit": 1 << 30}
-    sound = '{"channels": 3, "image_size": 8, "classes": ["a"], "counts": {"train": 1}}'
-    folders = {
-        name: folder / name.replace(" ", "-")
-        for name in ("rows without end", "one value in every row", "a nested schema", "a deep description")
-    }
-    for place in folders.values():
-        place.mkdir()
-        (place / "dataset.json").write_text("[" * 100_000 if "deep" in place.name else sound)
+    sound = b'{"channels": 3, "image_size": 8, "classes": ["a"], "counts": {"train": 1}}'
+    names = ("rows without end", "one value in every row", "a nested schema", "a deep description")
+    folders = {name: folder / name for name in names}
+    for name, place in folders.items():
+        write_files(place, {"dataset.json": b"[" * 100_000 if "deep" in name else sound})
     with_rows(folders["rows without end"] / "manifest.parquet", 10**12)
     nested(folders["a nested schema"] / "manifest.parquet", 50_000)
     table = pa.table({"key": repeated(16 << 20, 36), "split": ["train"] * 36})
-    pq.write_table(table, folders["one value in every row"] / "manifest.parquet", **once)
+    pq.write_table(table, folders["one value in every row"] / "manifest.parquet", **ONCE)
     return folders

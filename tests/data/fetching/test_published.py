@@ -2,9 +2,6 @@
 
 import shutil
 import socket
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,15 +16,14 @@ from tests.support.published_files import (
     write_cifar,
     write_idx,
 )
+from tests.support.servers import free_port
 
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> str:
     """Every class fetches from an address of this computer where nobody listens."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}/"
+    url = f"http://127.0.0.1:{free_port()}/"
     for kind in (datasets.CIFAR10, datasets.CIFAR100):
         monkeypatch.setattr(kind, "url", url + kind.filename)
     for kind in (datasets.MNIST, datasets.FashionMNIST):
@@ -53,26 +49,15 @@ def test_without_a_network_the_address_and_the_place_are_told(tmp_path, closed, 
     assert socket.getdefaulttimeout() is None  # other sockets' timeouts are left alone
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])
-def test_altered_archive_is_not_unpacked(tmp_path, monkeypatch, closed, name):
-    served = tmp_path / "served"
-    served.mkdir()
-    for file in (datasets.CIFAR10.filename, *(file for file, _ in datasets.MNIST.resources)):
-        (served / file).write_bytes(b"altered")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=served)) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/"
-        monkeypatch.setattr(datasets.CIFAR10, "url", f"{url}{datasets.CIFAR10.filename}")
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [url])
-        with pytest.raises(PublishedError, match="the download's MD5 differs from the published one"):
-            fetch_published(name, tmp_path / "root")
-        server.shutdown()
-    assert not [path for path in (tmp_path / "root").rglob("*") if path.name.endswith(("ubyte", "py"))]
+def test_altered_archive_is_not_unpacked(tmp_path, monkeypatch, origin, name):
+    files = (datasets.CIFAR10.filename, *(file for file, _ in datasets.MNIST.resources))
+    origin.files = {f"/{file}": b"altered" for file in files}
+    monkeypatch.setattr(datasets.CIFAR10, "url", f"{origin.url}/{datasets.CIFAR10.filename}")
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{origin.url}/"])
+    with pytest.raises(PublishedError, match="the download's MD5 differs from the published one"):
+        fetch_published(name, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(("ubyte", "py"))]
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> Path:

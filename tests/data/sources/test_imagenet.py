@@ -3,7 +3,6 @@
 import io
 import pickle
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,7 +29,7 @@ VAL_LABELS = [WNIDS[number - 1] for number in TRUTH]
 VAL_NAMES = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 6)]
 TRAIN, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-Part = Callable[[Path], object]
+Part = dict[str, bytes]  # contents by name
 TRAIN_NAMES = [f"{wnid}/{wnid}_{number}.JPEG" for wnid in sorted(WNIDS) for number in range(2)]
 
 
@@ -51,29 +50,19 @@ def devkit_files() -> dict[str, bytes]:
     return {f"{DEVKIT}/data/meta.mat": meta.getvalue(), f"{DEVKIT}/data/{GROUND_TRUTH}": truth}
 
 
-def files(contents: dict[str, bytes]) -> Part:
-    return lambda folder: write_files(folder, contents)
-
-
-def put(name: str, content: bytes) -> Part:
-    return files({name: content})
-
-
 INNER_TARS = {
     f"{wnid}.tar": tar_bytes(
         {Path(name).name: image_of(name) for name in TRAIN_NAMES if name.startswith(wnid)}
     )
     for wnid in sorted(WNIDS, reverse=True)
 }
-train_tree = files({f"train/{name}": image_of(name) for name in TRAIN_NAMES})
-train_tar = put(TRAIN, tar_bytes(INNER_TARS))
-val_tree = files(
-    {f"val/{wnid}/{name}": image_of(name) for name, wnid in zip(VAL_NAMES, VAL_LABELS, strict=True)}
-)
-val_flat = files({f"val/{name}": image_of(name) for name in VAL_NAMES})
-val_tar = put("ILSVRC2012_img_val.tar", tar_bytes({name: image_of(name) for name in reversed(VAL_NAMES)}))
-devkit_folder = files(devkit_files())
-devkit_tar = put(f"{DEVKIT}.tar.gz", tar_bytes({**devkit_files(), f"{DEVKIT}/readme.txt": b""}, "w:gz"))
+train_tree = {f"train/{name}": image_of(name) for name in TRAIN_NAMES}
+train_tar = {TRAIN: tar_bytes(INNER_TARS)}
+val_tree = {f"val/{wnid}/{name}": image_of(name) for name, wnid in zip(VAL_NAMES, VAL_LABELS, strict=True)}
+val_flat = {f"val/{name}": image_of(name) for name in VAL_NAMES}
+val_tar = {"ILSVRC2012_img_val.tar": tar_bytes({name: image_of(name) for name in reversed(VAL_NAMES)})}
+devkit_folder = devkit_files()
+devkit_tar = {f"{DEVKIT}.tar.gz": tar_bytes({**devkit_files(), f"{DEVKIT}/readme.txt": b""}, "w:gz")}
 LAYOUTS: dict[str, tuple[Part, ...]] = {
     "train archive, val archive, devkit archive": (train_tar, val_tar, devkit_tar),
     "train archive, val archive, devkit": (train_tar, val_tar, devkit_folder),
@@ -88,11 +77,9 @@ LAYOUTS: dict[str, tuple[Part, ...]] = {
 
 
 def write(root: Path, *parts: Part) -> Path:
-    folder = root / "imagenet"
-    folder.mkdir(parents=True)
     for part in parts:
-        part(folder)
-    return folder
+        write_files(root / "imagenet", part)
+    return root / "imagenet"
 
 
 def message(root: Path) -> str:
@@ -139,41 +126,29 @@ def test_truncated_archive_is_named(tmp_path, archive, kept):
     assert "damaged" in text
 
 
-TREE = (train_tree, val_flat, devkit_tar)
-UNPACKED, META = (train_tree, val_flat, devkit_folder), f"{DEVKIT}/data/meta.mat"
+FLAT = (train_tree, val_flat)
+TREE, UNPACKED, META = (*FLAT, devkit_tar), (*FLAT, devkit_folder), f"{DEVKIT}/data/meta.mat"
 REFUSED = {
-    "no devkit, flat": ((train_tree, val_flat), f"put {DEVKIT}.tar.gz there"),
+    "no devkit, flat": (FLAT, f"put {DEVKIT}.tar.gz there"),
     "no devkit, packed": ((train_tar, val_tar), f"put {DEVKIT}.tar.gz beside it"),
     "no train, flat": ((val_flat, devkit_tar), f"lacks train/ and {TRAIN}; put one of them there"),
     "no train, packed": ((val_tar, devkit_tar), f"lacks train/ and {TRAIN}; put one of them there"),
     "a class cut": (
-        (val_tree, put(TRAIN, tar_bytes({"n01.tar": INNER_TARS["n01.tar"][:1024]}))),
+        (val_tree, {TRAIN: tar_bytes({"n01.tar": INNER_TARS["n01.tar"][:1024]})}),
         "(n01.tar) is truncated",
     ),
-    "no class": (
-        (val_tree, put(TRAIN, tar_bytes({"a.JPEG": b""}))),
-        f"holds a.JPEG; {TRAIN} holds a .tar of",
-    ),
-    "unsorted val": (
-        (files({"train/a/1.png": b"", "val/1.png": b""}),),
-        "1 images lie outside a class folder",
-    ),
-    "unsorted test": (
-        (files({"train/a/1.png": b"", "test/1.png": b""}),),
-        "outside a class folder (test/1.png",
-    ),
-    "outside a class": ((train_tree, val_tar, devkit_tar, put("train/1.png", b"")), "1 images lie outside"),
-    "line 6 of 5": ((*TREE, put("val/ILSVRC2012_val_00000006.JPEG", b"")), "6.JPEG has no label in the"),
-    "line 0": (
-        (*TREE, put("val/ILSVRC2012_val_00000000.JPEG", b"")),
-        "0.JPEG has no label in the devkit's 5",
-    ),
-    "no number": ((*TREE, put("val/cat.jpg", b"")), "cat.jpg has no label in the devkit's 5"),
-    "no meta": ((*UNPACKED, lambda folder: (folder / META).unlink()), "meta.mat does not exist; unpack"),
-    "meta of nothing": ((*UNPACKED, put(META, b"MATLAB 5.0".ljust(124) + b"\x00\x01IM")), "has no structs"),
-    "other meta": ((*UNPACKED, put(META, b"other")), f"{DEVKIT} is damaged"),
+    "no class": ((val_tree, {TRAIN: tar_bytes({"a.JPEG": b""})}), f"holds a.JPEG; {TRAIN} holds a"),
+    "unsorted val": (({"train/a/1.png": b"", "val/1.png": b""},), "1 images lie outside a class folder"),
+    "unsorted test": (({"train/a/1.png": b"", "test/1.png": b""},), "outside a class folder (test/1.png"),
+    "outside a class": ((train_tree, val_tar, devkit_tar, {"train/1.png": b""}), "1 images lie outside"),
+    "line 6 of 5": ((*TREE, {"val/ILSVRC2012_val_00000006.JPEG": b""}), "6.JPEG has no label in the"),
+    "line 0": ((*TREE, {"val/ILSVRC2012_val_00000000.JPEG": b""}), "0.JPEG has no label in the"),
+    "no number": ((*TREE, {"val/cat.jpg": b""}), "cat.jpg has no label in the devkit's 5"),
+    "no meta": ((*FLAT, {f"{DEVKIT}/data/{GROUND_TRUTH}": b""}), "meta.mat does not exist; unpack"),
+    "meta of nothing": ((*UNPACKED, {META: b"MATLAB 5.0".ljust(124) + b"\x00\x01IM"}), "has no structs"),
+    "other meta": ((*UNPACKED, {META: b"other"}), f"{DEVKIT} is damaged"),
     "unknown id": (
-        (*UNPACKED, put(f"{DEVKIT}/data/{GROUND_TRUTH}", b"1\n1001\n")),
+        (*UNPACKED, {f"{DEVKIT}/data/{GROUND_TRUTH}": b"1\n1001\n"}),
         f"{DEVKIT} is damaged",
     ),
 }
