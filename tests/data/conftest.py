@@ -10,13 +10,11 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-import torch
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from data.decode import ENCODERS, encode_png
+from data.decode import ENCODERS
 from data.shards import Dataset, Encoded, write_manifest, write_split
-from data.views import to_image
 from tests.support.data_files import write_images as written_images
 from tests.support.hostile import Answer
 from tests.support.hostile_files import ask_sources
@@ -24,9 +22,7 @@ from tests.support.origin import Origin, serving
 from tests.support.planted import ACCESS_KEY, SECRET_KEY
 from tests.support.running import ROOT
 from tests.support.servers import bucket_of
-
-_NUM_IMAGES = {"train": 11, "test": 5}
-_SHARD_IMAGES = 4
+from tests.support.shards import write_known_shards
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,23 +60,12 @@ def own_shards(tmp_path: Path) -> KnownShards:
 
 
 def _make_shards(folder: Path, channels: int) -> KnownShards:
-    folder.mkdir(exist_ok=True)
-    rng = np.random.default_rng(channels)
-    rows, pixels, labels = [], {}, {}
-    for split, num in _NUM_IMAGES.items():
-        pixels[split] = rng.integers(0, 256, (num, channels, 6, 6), dtype=np.uint8)
-        labels[split] = [int(label) for label in rng.integers(0, 3, num)]
-        images = [
-            Encoded(
-                f"{split}-{n:08d}", encode_png(to_image(image)), label, "abc"[label], split, 6, 6, f"{n}.png"
-            )
-            for n, (image, label) in enumerate(
-                zip(map(torch.from_numpy, pixels[split]), labels[split], strict=True)
-            )
-        ]
-        rows += write_split(folder, split, images, _SHARD_IMAGES)
-    sha256 = write_manifest(folder, rows)
-    Dataset(channels, 6, ["a", "b", "c"], counts=dict(_NUM_IMAGES), sha256=sha256).write(folder)
+    rng, nums = np.random.default_rng(channels), {"train": 11, "test": 5}
+    pixels = {
+        split: rng.integers(0, 256, (num, channels, 6, 6), dtype=np.uint8) for split, num in nums.items()
+    }
+    labels = {split: rng.integers(0, 3, num).tolist() for split, num in nums.items()}
+    write_known_shards(folder, pixels, labels)
     return KnownShards(folder, pixels, labels)
 
 
@@ -106,7 +91,7 @@ def known_frames(request: pytest.FixtureRequest, tmp_path: Path) -> KnownFrames:
         Encoded(f"train-{n:08d}", payload, n % 2, "ab"[n % 2], "train", *size, f"{n}.png", request.param)
         for n, (payload, size) in enumerate(zip(payloads, sizes, strict=True))
     ]
-    sha256 = write_manifest(folder, write_split(folder, "train", encoded, _SHARD_IMAGES))
+    sha256 = write_manifest(folder, write_split(folder, "train", encoded, 4))
     Dataset(3, 16, ["a", "b"], whole=True, counts={"train": len(sizes)}, sha256=sha256).write(folder)
     return KnownFrames(folder, payloads)
 

@@ -48,14 +48,6 @@ def test_number_of_readers_does_not_matter(shards):
     )
 
 
-def test_each_rank_gets_equal_batches_and_no_image_twice(shards):
-    place, augment = shards
-    streams = [make_stream(place, augment, rank, 4)[0] for rank in range(4)]
-    seen = [index for step in range(5) for stream in streams for index in stream.indices(step).tolist()]
-    assert len(seen) == len(set(seen)) == 40
-    assert all(len(stream.indices(step)) == 2 for stream in streams for step in range(12))
-
-
 def test_streams_of_other_names_are_independent(shards):
     images, _ = open_images(shards[0], "train")
     first, second = (of(images, shards[1], rank_part(BATCH, 0, 1), name) for name in ("classifier", "energy"))

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from PIL import Image
 
 import data
-from data.decode import encode_png
 from data.export import main
-from data.shards import Dataset, Encoded, read_manifest, write_manifest, write_split
+from data.shards import read_manifest
 from tests.support.data_files import contents, flip_bit
-from tests.support.pixels import as_rgb
+from tests.support.pixels import as_rgb, random_images
+from tests.support.shards import write_known_shards
 
 README = (Path(data.__file__).parent / "README.md").read_text(encoding="utf-8")
 OPTIONS = pytest.mark.parametrize("option", ["npz", "png"])
@@ -23,18 +22,9 @@ OPTIONS = pytest.mark.parametrize("option", ["npz", "png"])
 
 def make_samples(folder: Path, labels: list[int], others: int = 0) -> np.ndarray:
     """Shards of a split 'samples', and of 'others' that many. Returns the samples' pixels (N, 1, 6, 6)."""
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 1, 6, 6), dtype=np.uint8)
-    payloads = [encode_png(Image.fromarray(image[0])) for image in pixels]
-    rows, counts = [], {}
-    for split, num in (("samples", len(labels)), ("others", others)):
-        names = ["ab"[label] if label >= 0 else "" for label in labels]
-        images = [
-            Encoded(f"{split}-{n}", payloads[n], labels[n], names[n], split, 6, 6, "") for n in range(num)
-        ]
-        rows += write_split(folder, split, images, 3)
-        counts |= {split: num} if num else {}
-    Dataset(1, 6, ["a", "b"], counts=counts, sha256=write_manifest(folder, rows)).write(folder)
+    pixels = random_images(len(labels), 1, 6, 6).numpy()
+    splits = {"samples": pixels} | ({"others": pixels[:others]} if others else {})
+    write_known_shards(folder, splits, {"samples": labels, "others": labels[:others]})
     return pixels
 
 

@@ -9,16 +9,13 @@ import torch
 import data
 from data.prepare import main
 from data.sources.base import IMAGE_SUFFIXES
-from tests.support.data_files import picture
+from tests.support.data_files import picture, write_files
 
 README = (Path(data.__file__).parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_python_runs(tmp_path):
-    for number in range(100):
-        file = tmp_path / "in" / "ab"[number % 2] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture(number, (40, 40)))
+    write_files(tmp_path / "in", {f"{'ab'[n % 2]}/{n}.png": picture(n, (40, 40)) for n in range(100)})
     main(source=str(tmp_path / "in"), out=str(tmp_path / "out"), image_size=32)
     (code,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}

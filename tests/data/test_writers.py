@@ -50,34 +50,23 @@ def test_pngs_are_the_images(known_shards, tmp_path, there):
     assert [path.name for path in folder.parent.iterdir()] == ["png"]
 
 
-class Failing:
-    """Five grey images. Reading the last one calls `fail`."""
-
-    shards = centre = None
-
-    def __init__(self, fail) -> None:
-        self.fail = fail
-
-    def __len__(self) -> int:
-        return 5
-
-    def get(self, indices, crops=None) -> torch.Tensor:
-        if 4 in indices:
-            self.fail()
-        return torch.zeros(len(indices), 1, 20, 20, dtype=torch.uint8)
-
-
 @WRITERS
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
-def test_failure_leaves_nothing(tmp_path, write, error):
-    def fail() -> None:
-        (left,) = tmp_path.iterdir()  # what a kill would leave
+def test_failure_leaves_nothing(own_shards, tmp_path, monkeypatch, write, error):
+    images, labels = open_images(own_shards.folder, "train")
+    read, folder = images.get, tmp_path / "out"
+
+    def get(indices) -> torch.Tensor:
+        if 10 not in indices:
+            return read(indices)
+        (left,) = folder.iterdir()  # what a kill would leave
         assert (left.name[:3], left.name.endswith(UNFINISHED)) == (".a.", True)
         raise error("planted")
 
+    monkeypatch.setattr(images, "get", get)
     with pytest.raises(error, match="planted"):
-        write(tmp_path / "a", Failing(fail), torch.zeros(5, dtype=torch.int64))
-    assert list(tmp_path.iterdir()) == []
+        write(folder / "a", images, labels)
+    assert list(folder.iterdir()) == []
 
 
 @WRITERS

@@ -168,13 +168,7 @@ def test_folders_for_the_terminal_are_shown_escaped(hostile_sources):
 
 @pytest.mark.parametrize(
     ("names", "expected"),
-    [
-        (["a.tar"], True),
-        (["a.tar", "README.md"], True),
-        (["a.tar", "cat/1.png"], False),
-        (["1.png"], False),
-        ([], False),
-    ],
+    [(["a.tar", "README.md"], True), (["a.tar", "cat/1.png"], False), (["1.png"], False), ([], False)],
     ids=str,
 )
 def test_what_counts_as_shards(names, expected):
