@@ -64,7 +64,7 @@ def _misdescribed(place: Place, dataset: Dataset | None) -> Iterator[str]:
         odd = sides(table) - {dataset.image_size}
         if odd:
             yield f"{DATASET_FILE} says {dataset.image_size} pixels a side, the manifest {sorted(odd)[0]}"
-    pairs = pa.table(columns).group_by(["label", "class_name"]).aggregate([])
+    pairs = pa.table(columns).group_by(["label", "class_name"]).aggregate([]).sort_by("label")
     for label, name in zip(pairs["label"].to_pylist(), pairs["class_name"].to_pylist(), strict=True):
         told = "" if label < 0 else dict(enumerate(dataset.classes)).get(label)
         if told != name:
