@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,10 +180,14 @@ class Sleeper:
 
 def execute(task: Any, jobs: dict[str, Job], scale: float, log: Path) -> dict[str, Any]:
     """In the place of `pipelines.execute.execute`."""
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from pipelines.compute import team
     from pipelines.compute.channel import MailReporter
-    from pipelines.compute.team import run_workers
     from pipelines.context import StageContext
 
+    team.TorchTrainer = partial(TorchTrainer, torch_config=TorchConfig("gloo"))  # type: ignore[misc]
+    run_workers = team.run_workers
     node, settings, store = task.node, task.settings, task.store
     job = jobs.get(node.name)
     with store.new_artifact(node.stage, task.fingerprint) as draft:

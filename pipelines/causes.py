@@ -28,6 +28,8 @@ def innermost(error: BaseException) -> BaseException:
             inner = error.cause
         elif failures := getattr(error, "worker_failures", None):  # Ray Train's, by rank
             inner = next(iter(failures.values()))
+        elif isinstance(failure := getattr(error, "controller_failure", None), RayTaskError):
+            inner = failure  # as the workers were starting
         if inner is None or inner is error:
             return error
         error = inner
