@@ -4,6 +4,7 @@ Negative samples come from stochastic gradient Langevin dynamics (SGLD) with a r
 diverge.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,11 +48,13 @@ class Normal:
 
     generator: torch.Generator
     ranks: Ranks
+    sizes: Sequence[int]  # of the ranks' shares
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, ...) like x, this rank's share of the global batch."""
-        shape = (len(x) * self.ranks.num, *x.shape[1:])
-        return self.ranks.own(torch.randn(shape, generator=self.generator, dtype=x.dtype)).to(x.device)
+        shape = (sum(self.sizes), *x.shape[1:])
+        everything = torch.randn(shape, generator=self.generator, dtype=x.dtype)
+        return self.ranks.own(everything, self.sizes).to(x.device)
 
 
 @dataclass
@@ -95,10 +98,11 @@ class JointEnergyTraining(Objective):
     def terms(self, networks: Networks, batch: Batch, num_steps: int) -> Terms:
         assert batch.seed is not None
         generator, ranks = torch.Generator().manual_seed(batch.seed), Ranks.present()
-        normal = Normal(generator, ranks)
-        starts, places = self.buffer.draw(len(batch.x) * ranks.num, generator)
-        x_sgld, gradient_norms = self.sgld(networks.attack, ranks.own(starts).to(batch.x), normal)
-        everything = ranks.gather(x_sgld)  # each rank keeps the whole buffer
+        sizes = batch.sizes or [len(batch.x)]
+        normal = Normal(generator, ranks, sizes)
+        starts, places = self.buffer.draw(sum(sizes), generator)
+        x_sgld, gradient_norms = self.sgld(networks.attack, ranks.own(starts, sizes).to(batch.x), normal)
+        everything = ranks.gather(x_sgld, sizes)  # each rank keeps the whole buffer
         if everything.isfinite().all():
             self.buffer.put(places, everything)
         x = batch.x + self.input_noise * normal(batch.x)

@@ -1,6 +1,6 @@
 """One optimiser step: batch -> attack -> losses -> backward -> optimiser -> average -> metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ from atjem.training_objective import Batch, Networks, Objective, Terms
 class Learner:
     """A model in training: everything that an interruption must bring back.
 
+    shares: images of each rank in each micro-batch of a global batch; None: one process, one micro-batch.
     precision: fp32, tf32 or bf16, as in `atjem.models.precision`; `compiled` runs both of the step's networks
     through torch.compile, one graph for each batch shape.
     """
@@ -35,7 +36,7 @@ class Learner:
     schedule: LRScheduler
     ema: Ema[JointEnergyModel]
     curriculum: Curriculum | None = None
-    accumulate: int = 1
+    shares: Sequence[Sequence[int]] | None = None
     clip_norm: float | None = None
     precision: str = "fp32"
     ddp: DistributedDataParallel | None = None
@@ -58,13 +59,19 @@ class Learner:
         self.model.train(not self.objective.freezes_norm)
         num_steps = self._contrastive_steps()
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [self._backward(micro, num_steps, last) for micro, last in self._micro_batches(batch)]
+        ranks, shares = Ranks.present(), self.shares or [[len(batch.x)]]
+        weights = [sizes[ranks.rank] / sum(map(sum, shares)) for sizes in shares]  # of this rank's means
+        micros = list(batch.split(shares, ranks.rank))
+        parts = [
+            self._backward(micro, num_steps, weight * ranks.num, last=micro is micros[-1])
+            for micro, weight in zip(micros, weights, strict=True)
+        ]
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
         self.schedule.step()
         self.ema.update(self.model)
-        return self._measure(parts, num_steps)
+        return self._measure(parts, weights, [sum(own) for own in zip(*shares, strict=True)], num_steps)
 
     def state_dict(self) -> dict[str, Any]:
         self._contrastive_steps()
@@ -103,30 +110,31 @@ class Learner:
             self._unread = None
         return self.curriculum.num_steps
 
-    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
-        for index, micro in enumerate(batch.chunks(self.accumulate), start=1):
-            yield micro, index == self.accumulate
-
-    def _backward(self, micro: Batch, num_steps: int, last: bool) -> Terms:
+    def _backward(self, micro: Batch, num_steps: int, weight: float, *, last: bool) -> Terms:
+        """weight: of the micro-batch's mean loss; DDP divides by the number of ranks."""
         self._attack.refresh()
         alone = nullcontext() if last or self.ddp is None else self.ddp.no_sync()
         with alone:
             with autocast(self.precision, micro.x.device.type):
                 terms = self.objective.terms(self._networks, micro, num_steps)
-            (terms.loss / self.accumulate).backward()
+            (terms.loss * weight).backward()
         return terms
 
     @torch.no_grad()
-    def _measure(self, parts: list[Terms], num_steps: int) -> dict[str, Tensor]:
+    def _measure(
+        self, parts: list[Terms], weights: list[float], sizes: list[int], num_steps: int
+    ) -> dict[str, Tensor]:
+        """weights: of the parts' means; sizes: images of each rank."""
+        ranks = Ranks.present()
         watched = [{**part.watched, "loss": part.loss.detach()} for part in parts]
-        means = torch.stack(
-            [torch.stack([own[name].double() for own in watched]).mean() for name in watched[0]]
-        )
-        metrics = dict(zip(watched[0], Ranks.present().mean(means), strict=True))
+        means = [torch.stack([value.double() for value in own.values()]) for own in watched]
+        scaled = [weight * mean for weight, mean in zip(weights, means, strict=True)]
+        metrics = dict(zip(watched[0], ranks.sum(torch.stack(scaled).sum(dim=0)), strict=True))
         if self.curriculum and parts[0].real_score is not None:
-            gather = Ranks.present().gather  # so that the AUROC does not depend on the number of ranks
-            real = gather(torch.cat([p.real_score for p in parts if p.real_score is not None]))
-            contrast = gather(torch.cat([p.contrast_score for p in parts if p.contrast_score is not None]))
+            real = torch.cat([part.real_score for part in parts if part.real_score is not None])
+            contrast = torch.cat([part.contrast_score for part in parts if part.contrast_score is not None])
+            # over all ranks, so that the AUROC does not depend on their number
+            real, contrast = ranks.gather(real, sizes), ranks.gather(contrast, sizes)
             metrics["auroc"] = self._unread = auroc(real, contrast)
             metrics["contrastive_steps"] = torch.tensor(float(num_steps))
         return metrics

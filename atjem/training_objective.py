@@ -1,7 +1,7 @@
 """The contract of a training objective: batch and networks in, a loss with its graph out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -17,15 +17,15 @@ class Batch:
     y_real: Tensor | None = None
     x_seed: Tensor | None = None  # out-of-distribution starts of the contrastive images
     seed: int | None = None  # of the step's random numbers, the same on every rank
+    sizes: Sequence[int] = ()  # of every rank's share; empty: this is the whole batch
 
-    def chunks(self, num: int) -> Iterator["Batch"]:
-        """Equal micro-batches for gradient accumulation. Raises ValueError when they cannot be equal."""
-        if len(self.x) % num:
-            raise ValueError(f"{len(self.x)} images cannot be split into {num} equal micro-batches")
-        *tensors, seed = self.__dict__.values()
-        parts = [[None] * num if tensor is None else tensor.chunk(num) for tensor in tensors]
-        seeds = [None if seed is None else seed + index for index in range(num)]
-        return (Batch(*fields) for fields in zip(*parts, seeds, strict=True))
+    def split(self, shares: Sequence[Sequence[int]], rank: int) -> Iterator["Batch"]:
+        """Micro-batches for gradient accumulation. shares: images of each rank in each micro-batch."""
+        own = [sizes[rank] for sizes in shares]
+        *tensors, seed, _ = self.__dict__.values()
+        parts = [[None] * len(own) if tensor is None else tensor.split(own) for tensor in tensors]
+        seeds = [None if seed is None else seed + index for index in range(len(own))]
+        return (Batch(*fields) for fields in zip(*parts, seeds, shares, strict=True))
 
 
 @dataclass(frozen=True)

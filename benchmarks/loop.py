@@ -55,7 +55,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 context = make_context(Path(folder), data, start, report)
                 started = time.perf_counter()
-                train_stage2.worker({"context": context})
+                train_stage2.worker({"context": context, "accumulate": 1})
                 rest = time.perf_counter() - started - sum(spent.values())
             share = rest / spent["steps"]
             seconds = f"{spent['steps']:>9.2f}s{spent['batches']:>9.2f}s{rest:>9.2f}s"

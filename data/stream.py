@@ -59,16 +59,34 @@ class Order:
         )
 
 
-def rank_part(batch_size: int, rank: int, world_size: int, accumulate: int = 1) -> Batch:
-    """Places in a global batch that belong to a rank, (batch_size / world_size,).
+def shares(batch_size: int, world_size: int, accumulate: int = 1) -> list[list[int]]:
+    """Images of each rank in each micro-batch of a global batch: (accumulate, world_size).
 
-    accumulate: micro-batches; each is shared evenly, so that the ranks' first parts make up the first of the
-    whole, whatever their number. Raises ValueError when it cannot be even.
+    The micro-batches do not depend on the number of ranks. Shares of a micro-batch differ by at most one
+    image, and so do the ranks' shares of the whole. Raises ValueError when a rank would have none.
     """
-    if batch_size % (world_size * accumulate):
+    if batch_size < world_size * accumulate:
         parts = f"{world_size} workers" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
-        raise ValueError(f"a global batch of {batch_size} cannot be split evenly over {parts}")
-    return np.arange(batch_size).reshape(accumulate, world_size, -1)[:, rank].ravel()
+        raise ValueError(f"a global batch of {batch_size} has not an image for each of {parts}")
+    table, first = [], 0  # the first rank that has one more
+    for part in _even(batch_size, accumulate):
+        one, more = divmod(part, world_size)
+        table.append([one + ((rank - first) % world_size < more) for rank in range(world_size)])
+        first += more
+    return table
+
+
+def rank_part(batch_size: int, rank: int, world_size: int, accumulate: int = 1) -> Batch:
+    """Places in a global batch that belong to a rank, ordered by micro-batch (`shares`)."""
+    sizes = np.array(shares(batch_size, world_size, accumulate)).ravel()
+    ends = np.cumsum(sizes)
+    own = range(rank, len(sizes), world_size)
+    return np.concatenate([np.arange(ends[place] - sizes[place], ends[place]) for place in own])
+
+
+def _even(total: int, parts: int) -> list[int]:
+    one, more = divmod(total, parts)
+    return [one + (part < more) for part in range(parts)]
 
 
 class Ahead(Generic[Made]):

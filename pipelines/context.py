@@ -26,8 +26,11 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """One line for the user, at once."""
 
-    def stopping(self) -> bool:
-        """True once an end or a pause was asked for; a training stage then saves and returns."""
+    def stopping(self, *, ask: bool = False) -> bool:
+        """True once an end or a pause was asked for; a training stage then saves and returns.
+
+        ask: wait for an answer; without it, the last one that came, at no cost.
+        """
 
     def pause(self, *, on: bool) -> None:
         """Asks this stage alone for a pause, as for an end, or takes it back."""
@@ -42,7 +45,7 @@ class Silent:
 
     def say(self, text: str) -> None: ...
 
-    def stopping(self) -> bool:
+    def stopping(self, *, ask: bool = False) -> bool:
         return False
 
     def pause(self, *, on: bool) -> None: ...
@@ -116,6 +119,8 @@ class StageContext:
     Ray tasks, and yields the numbers of those that are made. `trusted` is a file that may be unpickled,
     whatever code that runs. `checkpoints` is for unfinished work, which a killed stage goes on with; `mirror`
     keeps it where other machines find it. `memory`: bytes that an evaluation may take on its device.
+    `least_workers`: the fewest that a training goes on with; `may_split`: with fewer than planned, its
+    micro-batches may shrink.
     """
 
     settings: "Settings"
@@ -129,6 +134,8 @@ class StageContext:
     trusted: str = ""
     mirror: Mirror = field(default_factory=Nearby)
     memory: float = float("inf")
+    least_workers: int = 1
+    may_split: bool = False
 
     def here(self) -> "StageContext":
         """What a process on another machine works with: inputs are brought to it. `folder` stays behind."""

@@ -33,6 +33,8 @@ class Task:
     run_id: str
     provenance: Mapping[str, str]
     memory: float = float("inf")  # bytes that an evaluation may take on a worker's device
+    least_workers: int = 1  # that a training goes on with
+    may_split: bool = False  # a training's micro-batches
 
 
 def execute(task: Task) -> dict[str, Any]:
@@ -57,6 +59,8 @@ def execute(task: Task) -> dict[str, Any]:
             trusted=node.trusted,
             mirror=mirror,
             memory=task.memory,
+            least_workers=task.least_workers,
+            may_split=task.may_split,
         )
         try:
             facts = import_module(node.module).run(context)

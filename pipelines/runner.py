@@ -16,8 +16,10 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, Worker
 
 from pipelines.causes import cause
 from pipelines.compute.channel import open_mailbox
+from pipelines.compute.memory import least_workers, may_split
 from pipelines.compute.nodes import smallest_memory
 from pipelines.compute.priority import remove_mark
+from pipelines.compute.room import room, worker_in_words
 from pipelines.compute.team import is_final
 from pipelines.execute import Task, execute
 from pipelines.graph import Node
@@ -29,7 +31,8 @@ from pipelines.workdir.lock import hold
 from pipelines.workdir.store import Store, essence
 
 _POLL_SECONDS = 0.3
-_STOP_SECONDS = 30  # that training gets to write its last checkpoint
+_SAY_SECONDS = 60.0  # between lines that say what is waited for
+_STOP_SECONDS = 240  # that training gets to end its step or evaluation and to write its last checkpoint
 
 
 @dataclass
@@ -69,6 +72,7 @@ class Runner:
         self.restarts: Counter[str] = Counter()
         self.mailbox = mailbox
         self.stop_deadline = inf
+        self.look_at = time.monotonic() + _SAY_SECONDS  # whether there is a node that can run anything
 
     def run(self) -> Outcome:
         """Ends when every node has ended, or, once asked to stop, when training has saved itself."""
@@ -189,6 +193,7 @@ class Runner:
             self.recorder.node_starts(node),
             self.recorder.provenance,
             self.memory,
+            *self._fewer_workers(node),
         )
         self.tasks[node.name] = task
         self.running[self._submit(task)] = node.name
@@ -203,6 +208,13 @@ class Runner:
             options["num_gpus"] = min(1, compute.gpus_per_worker)
         return ray.remote(execute).options(**options).remote(task)
 
+    def _fewer_workers(self, node: Node) -> tuple[int, bool]:
+        """The fewest that a training goes on with, and whether its micro-batches may shrink then."""
+        settings, name = self.plan.settings, node.stage.removeprefix("train_")
+        if name == node.stage:
+            return 1, False
+        return least_workers(settings, name, self.memory), may_split(settings, name)
+
     def _folder(self, name: str) -> Path:
         step = self.plan.steps[name]
         assert step.fingerprint is not None
@@ -216,6 +228,22 @@ class Runner:
             self._finish(self.running.pop(reference), reference)
         if self.stop.count:
             self._stop()
+        elif time.monotonic() >= self.look_at:
+            self._say_waiting()
+
+    def _say_waiting(self) -> None:
+        """That no node can run a stage or its parts; a training with several workers tells this itself."""
+        self.look_at = time.monotonic() + _SAY_SECONDS
+        compute = self.plan.settings.compute
+        waiting = [name for name in self.running.values() if self._waits_for_a_node(name)]
+        if waiting and not room(compute):
+            names, worker = ", ".join(waiting), worker_in_words(compute)
+            self.terminal.say(f"{names}: waits for a node with {worker}", "yellow")
+
+    def _waits_for_a_node(self, name: str) -> bool:
+        """If there is none with room for a worker."""
+        node = self.plan.steps[name].node
+        return node.uses_gpu and not (node.stage.startswith("train_") and node.has_workers)
 
     def _finish(self, name: str, reference: Any) -> None:
         step = self.plan.steps[name]

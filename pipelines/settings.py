@@ -343,6 +343,10 @@ class Evaluate(Section):
 
 class Compute(Section):
     num_workers: Positive = Field(1, description="training workers, which share the global batch")
+    min_workers: Positive = Field(
+        1,
+        description="the fewest that training goes on with when nodes are lost; below it, it waits for nodes",
+    )
     cpus_per_worker: Positive = Field(1, description="of each training worker and of each other stage")
     gpus_per_worker: Amount = Field(
         0, description="of each training worker and of each other stage that uses one; 0: CPU"
@@ -357,11 +361,20 @@ class Compute(Section):
         False,
         description="less memory, a third more work: in stage 2, and without BatchNorm in stage 1",
     )
-    max_restarts: NonNegative = Field(2, description="times a lost worker is replaced")
+    max_restarts: NonNegative = Field(
+        2, description="times that lost workers are replaced between two checkpoints"
+    )
     stall_timeout: PositiveAmount = Field(
         1800, description="seconds without a training step before a restart"
     )
     log_every: Positive = Field(10, description="optimiser steps between points of the curves")
+
+    @field_validator("min_workers")
+    @classmethod
+    def _at_most_all(cls, fewest: int, info: ValidationInfo) -> int:
+        if fewest > (num := info.data.get("num_workers", fewest)):
+            raise ValueError(f"must be at most num_workers={num}")
+        return fewest
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -406,6 +419,7 @@ RUNTIME = frozenset(
         "stage1.checkpoint_every",
         "stage2.checkpoint_every",
         "compute.num_workers",
+        "compute.min_workers",
         "compute.cpus_per_worker",
         "compute.gpus_per_worker",
         "compute.max_restarts",

@@ -76,10 +76,12 @@ def _connect(stack: ExitStack, recipe: Recipe, plan: Plan, store: Store, options
     local, threads = local_resources(recipe.settings), recipe.settings.compute.cpus_per_worker
     num_cpus, num_gpus = int(local["CPU"]), int(local.get("GPU", 0))
     session = cluster.session(options.ray_address, num_cpus, num_gpus, threads, code=plan.code)
-    problems = check_resources(recipe.settings, stack.enter_context(session), "the cluster")
-    if options.ray_address:
-        problems += check_memory_of_nodes(recipe.settings)
+    there = stack.enter_context(session)
+    if options.ray_address:  # nodes may still join: training waits for them
+        problems = check_memory_of_nodes(recipe.settings)
         problems += check_nodes(store, recipe.settings) if isinstance(store, SharedStore) else []
+    else:
+        problems = check_resources(recipe.settings, there, "this machine")
     if problems:
         raise BadInput(problems)
 

@@ -81,8 +81,11 @@ class MailReporter:
     def pause(self, *, on: bool) -> None:
         ray.get(self.mailbox.pause.remote(self.node, on=on))
 
-    def stopping(self) -> bool:
-        if self._pending is not None and ray.wait([self._pending], timeout=0)[0]:
+    def stopping(self, *, ask: bool = False) -> bool:
+        """ask: wait for an answer, in place of the one to the last message."""
+        if ask:
+            self._flush(None)
+        elif self._pending is not None and ray.wait([self._pending], timeout=0)[0]:
             self._receive()
         return self._stopping
 
@@ -94,7 +97,7 @@ class MailReporter:
         self._pending = self.mailbox.put.remote(self.node, message, self._points)
         self._points, self._next = [], time.monotonic() + _INTERVAL
 
-    def _flush(self, message: dict[str, Any]) -> None:
+    def _flush(self, message: dict[str, Any] | None) -> None:
         if self._pending is not None:
             self._receive()
         self._pending = self.mailbox.put.remote(self.node, message, self._points)

@@ -75,18 +75,44 @@ def _evaluation_bytes(settings: Settings, images: int) -> float:
 
 def stage_bytes(settings: Settings) -> dict[str, float]:
     """The most that one worker holds while it trains, for each stage that has steps."""
-    stages = {"stage1": (settings.stage1, "at"), "stage2": (settings.stage2, settings.stage2.objective)}
+    stages = {"stage1": settings.stage1, "stage2": settings.stage2}
     return {
-        name: _bytes(settings, stage, objective, recompute=recomputes(settings, name))
-        for name, (stage, objective) in stages.items()
+        name: _stage_bytes(settings, name, settings.compute.num_workers)
+        for name, stage in stages.items()
         if stage.steps
     }
 
 
 def recomputes(settings: Settings, stage: str) -> bool:
     """Whether activation checkpointing is on and helps: BatchNorm that gathers statistics forbids it."""
-    gathers = stage == "stage1" and parse_convnext(settings.model.arch) is None
-    return settings.compute.activation_checkpointing and not gathers
+    return settings.compute.activation_checkpointing and not _gathers_statistics(settings, stage)
+
+
+def may_split(settings: Settings, stage: str) -> bool:
+    """Whether smaller micro-batches leave the result as it is, but for rounding.
+
+    BatchNorm's statistics and JEM's random numbers belong to micro-batches.
+    """
+    is_jem = stage == "stage2" and settings.stage2.objective == "jem"
+    return not (is_jem or _gathers_statistics(settings, stage))
+
+
+def least_workers(settings: Settings, stage: str, memory: float) -> int:
+    """The fewest workers that a training can go on with, each with `memory` bytes.
+
+    Where micro-batches must stay as they are, fewer workers hold more images each.
+    """
+    compute = settings.compute
+    least = compute.min_workers
+    if not may_split(settings, stage):
+        while least < compute.num_workers and _stage_bytes(settings, stage, least) > memory:
+            least += 1
+    return least
+
+
+def _gathers_statistics(settings: Settings, stage: str) -> bool:
+    frozen = stage == "stage2" and settings.stage2.freeze_norm
+    return not frozen and parse_convnext(settings.model.arch) is None
 
 
 def weight(settings: Settings) -> str:
@@ -100,18 +126,19 @@ def weight(settings: Settings) -> str:
     return f"{line}; memory of a worker: {told}"
 
 
-def _bytes(settings: Settings, stage: Stage, objective: str, *, recompute: bool) -> float:
-    attacked, updated = _IMAGES[objective]
-    images = stage.batch_size // (settings.compute.num_workers * stage.accumulate)
+def _stage_bytes(settings: Settings, name: str, num_workers: int) -> float:
+    stage: Stage = getattr(settings, name)
+    attacked, updated = _IMAGES["at" if name == "stage1" else settings.stage2.objective]
+    images = -(-stage.batch_size // (num_workers * stage.accumulate))
     return training_bytes(
         settings.model.arch,
         **_shape(settings),
         attacked=attacked * images,
         updated=updated * images,
         moments=_MOMENTS[stage.optimizer.name],
-        recompute=recompute,
+        recompute=recomputes(settings, name),
         compiled=settings.compute.compile,
-        several=settings.compute.num_workers > 1,
+        several=num_workers > 1,
     )
 
 

@@ -9,6 +9,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.causes import cause
 from pipelines.compute.devices import check_memory, worker_memory
+from pipelines.compute.room import room_on
 from pipelines.files import path_exists
 from pipelines.plan import FILES
 from pipelines.preflight.places import check_place
@@ -37,11 +38,9 @@ def smallest_memory(settings: Settings) -> float:
     if len(ray.nodes()) == 1:
         return worker_memory(settings)
     compute, answers, found = settings.compute, [], []
-    each = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
     for node in ray.nodes():
-        fits = min(node["Resources"].get(kind, 0) // amount for kind, amount in each.items() if amount)
-        if fits:
-            answers += _ask([node], worker_memory, settings, min(int(fits), compute.num_workers))
+        if fits := room_on(node, compute):
+            answers += _ask([node], worker_memory, settings, min(fits, compute.num_workers))
     for _, answer in answers:
         try:
             found.append(float(ray.get(answer, timeout=_ANSWER_SECONDS)))

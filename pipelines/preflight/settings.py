@@ -31,9 +31,10 @@ def check_settings(settings: Settings, *, trust_checkpoint: bool = False) -> lis
 def _check_workers(settings: Settings) -> Iterator[Problem]:
     workers = settings.compute.num_workers
     for name, stage in (("stage1", settings.stage1), ("stage2", settings.stage2)):
-        if stage.batch_size % (workers * stage.accumulate):
+        if stage.batch_size < (least := workers * stage.accumulate):
             parts = f"{workers} workers x {stage.accumulate} micro-batches"
-            yield Problem(f"{name}.batch_size", str(stage.batch_size), f"must be divisible by {parts}")
+            allowed = f"must be at least {least}: an image for each of {parts}"
+            yield Problem(f"{name}.batch_size", str(stage.batch_size), allowed)
 
 
 def _check_augment(settings: Settings) -> Iterator[Problem]:

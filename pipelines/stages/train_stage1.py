@@ -26,8 +26,10 @@ def run(context: StageContext) -> dict[str, Any]:
 
 def worker(config: dict[str, Any]) -> None:
     context: StageContext = config["context"].here()
-    objective = AdversarialTraining(make_attack(context.settings.stage1.classifier_attack))
-    train(context, context.settings.stage1, _start(context), objective, _batches(context), Watchdog())
+    stage, accumulate = context.settings.stage1, config["accumulate"]
+    objective = AdversarialTraining(make_attack(stage.classifier_attack))
+    batches = _batches(context, accumulate)
+    train(context, stage, _start(context), objective, batches, Watchdog(), accumulate=accumulate)
 
 
 def _start(context: StageContext) -> JointEnergyModel:
@@ -41,7 +43,7 @@ def _start(context: StageContext) -> JointEnergyModel:
     return model
 
 
-def _batches(context: StageContext) -> Batches:
+def _batches(context: StageContext, accumulate: int) -> Batches:
     settings, stage, device = context.settings, context.settings.stage1, worker_device()
     images, labels = labelled_images(context.inputs["data"], "train", settings.compute.cpus_per_worker)
     stream = Stream.of(
@@ -50,7 +52,7 @@ def _batches(context: StageContext) -> Batches:
         seed=settings.seed,
         batch_size=stage.batch_size,
         augment=stage.augment,
-        part=share(stage),
+        part=share(stage, accumulate),
         device=device,
     )
 

@@ -43,8 +43,9 @@ def worker(config: dict[str, Any]) -> None:
         stage,
         model,
         objective,
-        _batches(context),
+        _batches(context, config["accumulate"]),
         _watchdog(stage),
+        accumulate=config["accumulate"],
         curriculum=_curriculum(stage),
         chooser=chooser,
         may_return=stage.objective != "jem",  # its instability is an outcome
@@ -100,7 +101,7 @@ def _joint_energy(context: StageContext, spec: ModelSpec) -> Objective:
     )
 
 
-def _stream(context: StageContext, name: str, images: Images, augment: str) -> Stream:
+def _stream(context: StageContext, name: str, images: Images, augment: str, accumulate: int) -> Stream:
     stage = context.settings.stage2
     return Stream.of(
         images,
@@ -108,12 +109,12 @@ def _stream(context: StageContext, name: str, images: Images, augment: str) -> S
         seed=context.settings.seed,
         batch_size=stage.batch_size,
         augment=augment,
-        part=share(stage),
+        part=share(stage, accumulate),
         device=worker_device(),
     )
 
 
-def _batches(context: StageContext) -> Batches:
+def _batches(context: StageContext, accumulate: int) -> Batches:
     settings, stage, data = context.settings, context.settings.stage2, context.inputs["data"]
     readers, device = settings.compute.cpus_per_worker, worker_device()
     images, labels = labelled_images(data, "train", readers)
@@ -126,9 +127,9 @@ def _batches(context: StageContext) -> Batches:
         image_size=settings.data.image_size,
         readers=readers,
     )
-    classifier = _stream(context, "classifier", images, stage.augment)
-    energy = _stream(context, "energy", images, stage.augment_energy)
-    ood = _stream(context, "ood", seeds, stage.augment_ood)
+    classifier = _stream(context, "classifier", images, stage.augment, accumulate)
+    energy = _stream(context, "energy", images, stage.augment_energy, accumulate)
+    ood = _stream(context, "ood", seeds, stage.augment_ood, accumulate)
     paired = settings.data.paired_views
 
     def batch(step: int) -> Batch:

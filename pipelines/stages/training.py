@@ -38,10 +38,10 @@ def make_attack(attack: "Attack") -> ClassifierAttack:
     return ClassifierAttack(make_ball(attack.norm, attack.eps), attack.step_size, attack.steps)
 
 
-def share(stage: "Stage") -> Indices:
-    """This worker's part of every global batch."""
+def share(stage: "Stage", accumulate: int) -> Indices:
+    """This worker's part of every global batch, by micro-batches."""
     context = ray.train.get_context()
-    return rank_part(stage.batch_size, context.get_world_rank(), context.get_world_size(), stage.accumulate)
+    return rank_part(stage.batch_size, context.get_world_rank(), context.get_world_size(), accumulate)
 
 
 def _publish(context: StageContext, end: int, *, may_diverge: bool) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from atjem.models.registry import JointEnergyModel
 from atjem.models.synced_norm import synchronise_norms
 from atjem.optim import make_optimizer, make_schedule
 from atjem.training_objective import Batch, Objective
-from data.stream import Ahead
+from data.stream import Ahead, shares
 from pipelines.context import StageContext
 from pipelines.files import write_json
 from pipelines.stages.inputs import pick_device
@@ -49,16 +49,20 @@ def train(
     batches: Batches,
     watchdog: Watchdog,
     *,
+    accumulate: int,
     curriculum: Curriculum | None = None,
     chooser: "BestModel | None" = None,
     may_return: bool = True,
 ) -> None:
     """Trains from the last sound checkpoint to `stage.end`, a request to stop, or divergence.
 
+    accumulate: micro-batches a step, which may be more than planned where workers are fewer.
     A training that diverges goes back once to its last calm checkpoint and on from there by other batches and
     half the learning rate, if it `may_return`; what it did is part of its state, and of its artifact.
     """
-    learner = _make_learner(stage, model.to(worker_device()), objective, curriculum, context.settings.compute)
+    table = shares(stage.batch_size, _world_size(), accumulate)
+    model = model.to(worker_device())
+    learner = _make_learner(stage, model, objective, curriculum, context.settings.compute, table)
     state = TrainingState(learner, watchdog, chooser)
     _Loop(context, stage, state, batches, may_return=may_return).run()
 
@@ -245,6 +249,7 @@ def _make_learner(
     objective: Objective,
     curriculum: Curriculum | None,
     compute: "Compute",
+    table: list[list[int]],
 ) -> Learner:
     allow_tf32(compute.precision)
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
@@ -270,7 +275,7 @@ def _make_learner(
         schedule,
         Ema(model, stage.ema_decay),
         curriculum,
-        accumulate=stage.accumulate,
+        shares=table,
         clip_norm=settings.clip_norm,
         precision=compute.precision,
         # buffers are equal on all workers: frozen, or of statistics taken over all of them

@@ -19,8 +19,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def normal(seed: int = 0) -> Normal:
-    return Normal(generator(seed), Ranks(0, 1))
+def normal(num: int, seed: int = 0) -> Normal:
+    return Normal(generator(seed), Ranks(0, 1), [num])
 
 
 def noise(num: int, seed: int = 0) -> torch.Tensor:
@@ -41,14 +41,14 @@ def test_one_step_without_noise_is_gradient_ascent_on_the_score(make_model):
     model, x = make_model(), noise(2)
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(-energy(model, leaf).sum(), leaf)
-    assert torch.allclose(Sgld(1, 0.25, 0.0)(model, x, normal())[0], x + 0.25 * gradient)
+    assert torch.allclose(Sgld(1, 0.25, 0.0)(model, x, normal(2))[0], x + 0.25 * gradient)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_noise_has_the_stated_size_and_is_a_function_of_the_seed(make_model):
     model, x = make_model(), noise(64)
-    still, gradient_norms = Sgld(1, 0.25, 0.0)(model, x, normal())
-    noisy, again, other = (Sgld(1, 0.25, 0.1)(model, x, normal(seed))[0] for seed in (3, 3, 4))
+    still, gradient_norms = Sgld(1, 0.25, 0.0)(model, x, normal(64))
+    noisy, again, other = (Sgld(1, 0.25, 0.1)(model, x, normal(64, seed))[0] for seed in (3, 3, 4))
     assert torch.allclose(0.25 * gradient_norms, (still - x).flatten(1).norm(dim=1), rtol=1e-4)
     assert (noisy - still).std().item() == pytest.approx(0.1, rel=0.05)
     assert torch.equal(noisy, again)

@@ -81,8 +81,8 @@ def test_frozen_norm_keeps_its_statistics_and_trains_its_affine_parameters(objec
 def test_accumulation_equals_the_whole_batch(objective):
     batch = make_batch(dtype=torch.float64)
     whole, parts = (
-        make_learner(objective, dtype=torch.float64, curriculum=make_curriculum(), accumulate=num)
-        for num in (1, 2)
+        make_learner(objective, dtype=torch.float64, curriculum=make_curriculum(), shares=shares)
+        for shares in (None, [[3], [3], [2]])
     )
     for num_steps in (1, 2):
         expected, metrics = whole.step(batch), parts.step(batch)

@@ -1,4 +1,4 @@
-"""Two ranks train as one process does on their joint batch: real processes, gloo, float64, both stages."""
+"""Two and three ranks train as one process does on their joint batch: real processes, gloo, float64."""
 
 import subprocess
 import sys
@@ -17,11 +17,11 @@ from atjem.learner import Learner
 from atjem.models.synced_norm import synchronise_norms
 from atjem.optim import make_optimizer, make_schedule
 from atjem.training_objective import Batch
-from data.stream import rank_part
+from data.stream import rank_part, shares
 from tests.support.learning import make_batch, tiny_network
 from tests.support.running import ROOT
 
-STEPS, BATCH, KINDS = 20, 8, ("stage1", "dat", "at", "jem")
+STEPS, BATCH, KINDS = 20, 7, ("stage1", "dat", "at", "jem")
 
 
 def make_objective(kind: str):
@@ -47,34 +47,34 @@ def train(kind: str, rank: int, world: int) -> dict:
         synchronise_norms(model)
     ddp = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else None
     parts = 2 if kind == "stage1" else 1  # statistics belong to micro-batches
-    average = Ema(model, 0.9)
+    table, average = shares(BATCH, world, parts), Ema(model, 0.9)
     learner = Learner(
-        model, objective, rule, schedule, average, curriculum, accumulate=parts, clip_norm=1.0, ddp=ddp
+        model, objective, rule, schedule, average, curriculum, shares=table, clip_norm=1.0, ddp=ddp
     )
     own = rank_part(BATCH, rank, world, parts)
     seen = []
     for step in range(STEPS):
-        *tensors, _ = vars(make_batch(step, size=BATCH, dtype=torch.float64)).values()
+        *tensors, _, _ = vars(make_batch(step, size=BATCH, dtype=torch.float64)).values()
         metrics = learner.step(Batch(*(tensor[own] for tensor in tensors), seed=step))
         seen.append({name: value.item() for name, value in metrics.items()})
     return {"seen": seen, "state": learner.state_dict()}
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> list[dict[str, dict]]:
-    """What each of two ranks ended with, by kind of training."""
-    folder = tmp_path_factory.mktemp("pair")
-    command = [sys.executable, "-m", "tests.atjem.test_ranks", str(folder)]
-    processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT) for rank in range(2)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+@pytest.fixture(scope="module", params=[2, 3], ids=["two", "three"])
+def ranks(request, tmp_path_factory) -> list[dict[str, dict]]:
+    """What each of several ranks ended with, by kind of training."""
+    folder, world = tmp_path_factory.mktemp("ranks"), request.param
+    command = [sys.executable, "-m", "tests.atjem.test_ranks", str(folder), str(world)]
+    processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT) for rank in range(world)]
+    assert [process.wait(timeout=300) for process in processes] == [0] * world
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_ranks_are_one_process(kind, pair):
+def test_ranks_are_one_process_on_a_batch_that_they_do_not_divide(kind, ranks):
     alone = train(kind, 0, 1)
-    for other in (rank[kind] for rank in pair):
+    for other in (rank[kind] for rank in ranks):
         for step, (found, expected) in enumerate(zip(other["seen"], alone["seen"], strict=True)):
             assert found == pytest.approx(expected, rel=1e-9), step
         for part in ("model", "objective"):
@@ -84,8 +84,8 @@ def test_two_ranks_are_one_process(kind, pair):
 
 
 if __name__ == "__main__":
-    folder, rank = sys.argv[1], int(sys.argv[2])
+    folder, world, rank = sys.argv[1], *map(int, sys.argv[2:])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save({kind: train(kind, rank, 2) for kind in KINDS}, f"{folder}/{rank}.pt")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    torch.save({kind: train(kind, rank, world) for kind in KINDS}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

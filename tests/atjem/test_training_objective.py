@@ -1,8 +1,7 @@
-"""Batches in equal parts."""
+"""Batches in parts."""
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from atjem.training_objective import Batch
@@ -11,18 +10,16 @@ from tests.support.learning import make_batch
 
 def test_micro_batches_hold_the_batch_in_order_and_draw_other_noise():
     batch = replace(make_batch(size=6), seed=7)
-    parts = list(batch.chunks(3))
-    assert [len(part.x) for part in parts] == [2, 2, 2]
+    parts = list(batch.split([[5, 2], [5, 3], [4, 1]], rank=1))
+    assert [(len(part.x), part.sizes) for part in parts] == [(2, [5, 2]), (3, [5, 3]), (1, [4, 1])]
     assert len({part.seed for part in parts}) == 3
     for name, value in vars(batch).items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), value)
-    with pytest.raises(ValueError, match="6 images cannot be split into 4 equal"):
-        batch.chunks(4)
 
 
 def test_micro_batches_of_a_batch_without_energy_images():
     batch = make_batch()
-    parts = list(Batch(batch.x, batch.y).chunks(2))
+    parts = list(Batch(batch.x, batch.y).split([[4], [4]], rank=0))
     assert [len(part.x) for part in parts] == [4, 4]
     assert all(part.x_real is part.y_real is part.x_seed is part.seed is None for part in parts)

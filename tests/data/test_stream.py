@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from data.stream import WINDOW, Ahead, Order, rank_part
+from data.stream import WINDOW, Ahead, Order, rank_part, shares
 
 
 def epoch(order: Order, number: int) -> np.ndarray:
@@ -49,13 +49,30 @@ def test_batch_is_a_function_of_seed_and_step():
         assert np.array_equal(jumping.batch(step), expected[step])
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 7, 12])
 def test_workers_share_the_batch_of_one(world_size):
     alone, step = Order(65, 12, seed=3), 17
     workers = [Order(65, 12, seed=3) for _ in range(world_size)]
     parts = [worker.batch(step)[rank_part(12, rank, world_size)] for rank, worker in enumerate(workers)]
-    assert {len(part) for part in parts} == {12 // world_size}
+    assert {len(part) for part in parts} <= {12 // world_size, -(-12 // world_size)}
     assert np.array_equal(np.concatenate(parts), alone.batch(step))
+
+
+@pytest.mark.parametrize(("batch_size", "world_size", "accumulate"), [(24, 3, 2), (25, 3, 4), (31, 7, 3)])
+def test_micro_batches_do_not_depend_on_the_number_of_workers(batch_size, world_size, accumulate):
+    def micros(num: int) -> list[list[int]]:
+        table = shares(batch_size, num, accumulate)
+        ends = [np.cumsum(own) for own in zip(*table, strict=True)]
+        parts = [
+            np.split(rank_part(batch_size, rank, num, accumulate), ends[rank][:-1]) for rank in range(num)
+        ]
+        return [np.concatenate(own).tolist() for own in zip(*parts, strict=True)]
+
+    table = np.array(shares(batch_size, world_size, accumulate))
+    assert table.shape == (accumulate, world_size)
+    assert max(np.ptp(table, axis=1).max(), np.ptp(table.sum(axis=0))) <= 1
+    assert micros(world_size) == micros(1)
+    assert sorted(index for micro in micros(1) for index in micro) == list(range(batch_size))
 
 
 @pytest.mark.parametrize("num_images", [0, 11])
@@ -66,10 +83,10 @@ def test_split_smaller_than_a_batch_is_an_error(num_images):
         Order(num_images, 12, seed=0)
 
 
-@pytest.mark.parametrize(("batch_size", "world_size"), [(12, 5), (3, 2), (1, 2)])
-def test_uneven_split_over_workers_is_an_error(batch_size, world_size):
-    with pytest.raises(ValueError, match=f"{batch_size} cannot be split evenly over {world_size} workers"):
-        rank_part(batch_size, 0, world_size)
+@pytest.mark.parametrize(("batch_size", "world_size", "accumulate"), [(11, 12, 1), (11, 4, 3)])
+def test_worker_without_an_image_is_an_error(batch_size, world_size, accumulate):
+    with pytest.raises(ValueError, match=f"{batch_size} has not an image for each of {world_size} workers"):
+        rank_part(batch_size, 0, world_size, accumulate)
 
 
 def test_order_by_shards_needs_a_window_of_them_at_a_time():

@@ -60,5 +60,6 @@ def test_files_that_it_points_to_exist():
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     assert [t for t in targets if not t.startswith("http") and not (DEPLOY / t).exists()] == []
     named = re.findall(r"^\| `([\w.-]+)` \|", README.split("## What was validated")[1], re.MULTILINE)
-    assert sorted(named) == ["Dockerfile", "docker-compose.yaml", "kuberay-rayjob.yaml", "ray-cluster.yaml"]
+    files = ["Dockerfile", "docker-compose.yaml", "kuberay-rayjob.yaml", "ray-cluster.yaml", "slurm.sbatch"]
+    assert sorted(named) == files
     assert all((DEPLOY / name).is_file() for name in named)

@@ -1,4 +1,4 @@
-"""A cluster of several nodes (separate raylets): one is lost in training, later another joins."""
+"""A cluster of several nodes (separate raylets): one of three is lost in training, later another joins."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -24,7 +25,7 @@ STEPS = 600
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """A head and another node, of one CPU each."""
+    """A head of one CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -53,18 +54,23 @@ def test_smallest_memory_is_of_nodes_that_can_bear_a_worker(cluster):
         assert smallest_memory(settings) == worker_memory(settings)
 
 
+def curve_of(out: str) -> list[dict[str, float]]:
+    """Of stage 2, from what a run printed."""
+    stages = json.loads(out.splitlines()[-1])["stages"]
+    (stage2,) = [row for row in stages if row["name"] == "train_stage2"]
+    return json.loads((Path(stage2["artifact"]) / "curve.json").read_text())
+
+
 def test_training_goes_on_with_the_workers_it_can_get(cluster, tmp_path):
+    """The batch of 64 is shared by three, two and again three, as one worker has it."""
     lost, log, workdir = cluster.add_node(num_cpus=1), tmp_path / "log", tmp_path / "runs"
-    changes = {"compute__num_workers": 2, "stage2__steps": STEPS, "stage2__checkpoint_every": 20}
-    arguments = [*reduced_arguments(workdir, **changes), "--until", "train_stage2", "--json"]
+    cluster.add_node(num_cpus=1)
+    changes = {"stage2__steps": STEPS, "stage2__checkpoint_every": 20}
+    until = ("--until", "train_stage2", "--json", "--ray-address", cluster.address)
+    arguments = [*reduced_arguments(workdir, compute__num_workers=3, **changes), *until]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     with log.open("wb") as err, (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(
-            command(*arguments, "--ray-address", cluster.address),
-            stdout=out,
-            stderr=err,
-            cwd=ROOT,
-            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-        )
+        process = subprocess.Popen(command(*arguments), stdout=out, stderr=err, cwd=ROOT, env=environment)
 
     def reached(step: int) -> bool:
         steps = [int(path.name[5:]) for path in workdir.glob("checkpoints/train_stage2/*/step_*")]
@@ -72,15 +78,17 @@ def test_training_goes_on_with_the_workers_it_can_get(cluster, tmp_path):
 
     wait_for(lambda: reached(60), process, log)
     cluster.remove_node(lost, allow_graceful=False)
-    wait_for(lambda: "with 1 workers in place of 2, the same global batch" in log.read_text(), process, log)
+    wait_for(lambda: "with 2 workers in place of 3, the same global batch" in log.read_text(), process, log)
     at = max(int(path.name[5:]) for path in workdir.glob("checkpoints/train_stage2/*/step_*"))
     wait_for(lambda: reached(at + 40), process, log)
     cluster.add_node(num_cpus=1)
-    more = "there is room for more workers; goes on from its last checkpoint with 2 workers"
+    more = "there is room for more workers; goes on from its last checkpoint with 3 workers"
     wait_for(lambda: more in log.read_text(), process, log)
     assert process.wait(timeout=400) == 0, log.read_text()
-    result = json.loads((tmp_path / "out").read_text().splitlines()[-1])
-    (stage2,) = [row for row in result["stages"] if row["name"] == "train_stage2"]
-    curve = json.loads((Path(stage2["artifact"]) / "curve.json").read_text())
+    curve = curve_of((tmp_path / "out").read_text())
     assert [point["step"] for point in curve] == list(range(5, STEPS + 1, 5))
     assert not re.search("Traceback", log.read_text())
+    alone = [*reduced_arguments(tmp_path / "alone", **changes), *until]
+    done = subprocess.run(command(*alone), cwd=ROOT, env=environment, capture_output=True, check=True)
+    losses, expected = (np.array([p["loss"] for p in own]) for own in (curve, curve_of(done.stdout.decode())))
+    assert np.abs(losses - expected).mean() < 0.02 * expected.mean()

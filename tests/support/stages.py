@@ -94,5 +94,5 @@ class Told(Silent):
     def progress(self, done: int, total: int, unit: str, **watched: float) -> None:
         self.done = done
 
-    def stopping(self) -> bool:
+    def stopping(self, *, ask: bool = False) -> bool:
         return self.done >= self.stop_after

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.compute.memory import stage_bytes, weight
+from pipelines.compute.memory import least_workers, may_split, stage_bytes, weight
 from pipelines.recipe import shipped_recipes
 from tests.support.recipes import settings_of
 
@@ -51,3 +51,33 @@ def test_gathered_statistics_forbid_recomputing_in_stage1(arch, helps):
         for value in ("false", "true")
     )
     assert (recomputed < kept) == helps
+
+
+BATCHNORM, LAYERNORM = (
+    ("stage1.steps=1", "model.arch=resnet-50"),
+    ("stage1.steps=1", "model.arch=convnext-tiny"),
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stage", "expected"),
+    [
+        (BATCHNORM, "stage1", False),
+        (BATCHNORM, "stage2", True),
+        ((*BATCHNORM, "stage2.freeze_norm=false"), "stage2", False),
+        (LAYERNORM, "stage1", True),
+        ((*BATCHNORM, "stage2.objective=jem"), "stage2", False),
+    ],
+)
+def test_micro_batches_shrink_where_that_changes_no_result(overrides, stage, expected):
+    assert may_split(settings_of("imagenet256", *overrides), stage) == expected
+
+
+def test_least_workers_are_those_that_hold_the_batch():
+    """8 workers of the batch take 12 GB each; where micro-batches shrink, any number does."""
+    settings = settings_of("imagenet256", *BATCHNORM)
+    needed = stage_bytes(settings)["stage1"]
+    assert least_workers(settings, "stage1", needed) == 8
+    assert 4 <= least_workers(settings, "stage1", 2 * needed) <= 5
+    assert least_workers(settings, "stage2", needed) == 1
+    assert least_workers(settings_of("imagenet256", "compute.min_workers=6"), "stage2", 1e9) == 6

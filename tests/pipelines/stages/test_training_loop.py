@@ -36,8 +36,8 @@ def run(context: StageContext, places: range = range(0), seen: set[int] | None =
     """Trains on data whose batches at some places are no images. `seen` gets the places of all batches."""
     sound = train_stage1._batches
 
-    def with_bad_batches(own: StageContext) -> Batches:
-        batches = sound(own)
+    def with_bad_batches(own: StageContext, accumulate: int) -> Batches:
+        batches = sound(own, accumulate)
 
         def batch(step: int) -> Batch:
             if seen is not None:

@@ -1,0 +1,33 @@
+"""How many workers the nodes of a Ray cluster have room for, whatever runs there now."""
+
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+if TYPE_CHECKING:
+    from pipelines.settings import Compute
+
+
+def worker_resources(compute: "Compute") -> dict[str, float]:
+    """CPUs and GPUs of one worker, as Ray names them; none of a kind is left out."""
+    resources = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
+    return {kind: amount for kind, amount in resources.items() if amount}
+
+
+def room(compute: "Compute") -> int:
+    """The most workers, up to `compute.num_workers`, that all nodes together can bear."""
+    return min(sum(room_on(node, compute) for node in ray.nodes()), compute.num_workers)
+
+
+def room_on(node: dict[str, Any], compute: "Compute") -> int:
+    """node: one of `ray.nodes()`."""
+    if not node["Alive"]:
+        return 0
+    each = worker_resources(compute)
+    return int(min(node["Resources"].get(kind, 0) // amount for kind, amount in each.items()))
+
+
+def worker_in_words(compute: "Compute") -> str:
+    """As '8 CPUs and 1 GPU'."""
+    kinds = [f"{num:g} {kind}{'s' * (num != 1)}" for kind, num in worker_resources(compute).items()]
+    return " and ".join(kinds)
