@@ -66,7 +66,7 @@ class Runner:
         self.outcome = Outcome()
         self.settled: list[str] = []  # nodes that have ended and whose dependants may go on
         self.running: dict[Any, str] = {}
-        self.waiting: list[tuple[Step, str]] = []  # for another run that makes the same, and why they run
+        self.waiting: list[tuple[Step, str]] = []  # for another run or a node, and why they are to run
         self.locks: dict[str, IO[str]] = {}
         self.tasks: dict[str, Task] = {}
         self.restarts: Counter[str] = Counter()
@@ -119,6 +119,8 @@ class Runner:
             self._poll()
         elif self.waiting and not self.settled:
             time.sleep(_POLL_SECONDS)
+        if time.monotonic() >= self.look_at and not self.stop.count:
+            self._say_waiting()
         while self.settled:
             order.done(self.settled.pop())
 
@@ -160,10 +162,16 @@ class Runner:
             self.terminal.ended(name, status, seconds, "" if status in ("ran", "resumed") else reason)
 
     def _start(self, step: Step, reason: str) -> None:
-        """Submits a node, or lets it wait while another run makes the same."""
+        """Submits a node, or lets it wait while another run makes the same, or no node could run it.
+
+        It must not start before: what it may do depends on the memory of the nodes (`memory`).
+        """
         node, fingerprint, key = step.node, step.fingerprint, step.key
         if fingerprint is None or key is None:  # its source could not be listed when the plan was made
             self._settle(node.name, "failed", reason)
+            return
+        if not room(self.plan.settings.compute, use_gpu=node.uses_gpu):
+            self.waiting.append((step, reason))
             return
         lock = hold(self.store.lock(node.stage, key))
         if lock is None:
@@ -228,22 +236,19 @@ class Runner:
             self._finish(self.running.pop(reference), reference)
         if self.stop.count:
             self._stop()
-        elif time.monotonic() >= self.look_at:
-            self._say_waiting()
 
     def _say_waiting(self) -> None:
         """That no node can run a stage or its parts; a training with several workers tells this itself."""
         self.look_at = time.monotonic() + _SAY_SECONDS
         compute = self.plan.settings.compute
-        waiting = [name for name in self.running.values() if self._waits_for_a_node(name)]
-        if waiting and not room(compute):
-            names, worker = ", ".join(waiting), worker_in_words(compute)
+        running = [self.plan.steps[name].node for name in self.running.values()]
+        nodes = [node for node in running if not (node.stage.startswith("train_") and node.has_workers)]
+        nodes += [step.node for step, _ in self.waiting]
+        nodes = [node for node in nodes if not room(compute, use_gpu=node.uses_gpu)]
+        if nodes:
+            names = ", ".join(node.name for node in nodes)
+            worker = worker_in_words(compute, use_gpu=any(node.uses_gpu for node in nodes))
             self.terminal.say(f"{names}: waits for a node with {worker}", "yellow")
-
-    def _waits_for_a_node(self, name: str) -> bool:
-        """If there is none with room for a worker."""
-        node = self.plan.steps[name].node
-        return node.uses_gpu and not (node.stage.startswith("train_") and node.has_workers)
 
     def _finish(self, name: str, reference: Any) -> None:
         step = self.plan.steps[name]

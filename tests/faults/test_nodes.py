@@ -92,3 +92,21 @@ def test_training_goes_on_with_the_workers_it_can_get(cluster, tmp_path):
     done = subprocess.run(command(*alone), cwd=ROOT, env=environment, capture_output=True, check=True)
     losses, expected = (np.array([p["loss"] for p in own]) for own in (curve, curve_of(done.stdout.decode())))
     assert np.abs(losses - expected).mean() < 0.02 * expected.mean()
+
+
+def test_run_waits_for_a_node_that_can_bear_its_workers(cluster, tmp_path):
+    log, workdir = tmp_path / "log", tmp_path / "runs"
+    changes = {"compute__num_workers": 2, "compute__cpus_per_worker": 2}
+    arguments = [*reduced_arguments(workdir, **changes), "--until", "train_stage1"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command(*arguments, "--ray-address", cluster.address),
+            stdout=file,
+            stderr=file,
+            cwd=ROOT,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        )
+    waits = "preprocess: waits for a node with 2 CPUs"
+    wait_for(lambda: log.read_text().count(waits) == 2, process, log)
+    cluster.add_node(num_cpus=4)
+    assert process.wait(timeout=400) == 0, log.read_text()
