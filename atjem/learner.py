@@ -136,7 +136,7 @@ class Learner:
             # over all ranks, so that the AUROC does not depend on their number
             real, contrast = ranks.gather(real, sizes), ranks.gather(contrast, sizes)
             metrics["auroc"] = self._unread = auroc(real, contrast)
-            metrics["contrastive_steps"] = torch.tensor(float(num_steps))
+            metrics["contrastive_steps"] = torch.full_like(metrics["auroc"], num_steps)
         return metrics
 
 

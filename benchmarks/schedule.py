@@ -180,13 +180,13 @@ class Sleeper:
 
 def execute(task: Any, jobs: dict[str, Job], scale: float, log: Path) -> dict[str, Any]:
     """In the place of `pipelines.execute.execute`."""
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     from pipelines.compute import team
     from pipelines.compute.channel import MailReporter
     from pipelines.context import StageContext
 
-    team.TorchTrainer = partial(TorchTrainer, torch_config=TorchConfig("gloo"))  # type: ignore[misc]
+    team.TorchConfig = partial(TorchConfig, "gloo")  # type: ignore[misc]
     run_workers = team.run_workers
     node, settings, store = task.node, task.settings, task.store
     job = jobs.get(node.name)

@@ -14,6 +14,7 @@ from data.augment_text import HELP, AugmentSpec, parse_augment
 from data.autoaugment import autoaugment
 from data.batched_ops import GREY
 from data.crops import random_crop
+from data.devices import to_device
 from data.images import Crops, Images, Indices
 
 _ROW, _COLUMN, _FLIP, _CUT_ROW, _CUT_COLUMN, _SEED = range(6)  # columns of what is drawn
@@ -53,8 +54,8 @@ class Augmentation:
 
         Returns (B, C, S, S) uint8.
         """
-        crops = self.crops(images, drawn)
-        return self.apply(images.get(indices, crops).to(device, non_blocking=True), drawn, overwrite=True)
+        views = images.get(indices, self.crops(images, drawn))
+        return self.apply(views if device is None else to_device(views, device), drawn, overwrite=True)
 
     def crops(self, images: Images, drawn: Tensor) -> Crops:
         """The part of each image that the collection is to give; None where all of it is seen."""
@@ -71,7 +72,7 @@ class Augmentation:
         """
         if len(images) != len(drawn):
             raise ValueError(f"{len(drawn)} rows of numbers for {len(images)} images; draw one for each")
-        spec, placed = self.spec, drawn.to(images.device, non_blocking=True)
+        spec, placed = self.spec, to_device(drawn, images.device)
         if spec.crop:
             flips = placed[:, _FLIP, None, None, None] == 1 if spec.flip else None
             images = _crop(images, placed[:, _ROW:_FLIP], spec.crop, flips)

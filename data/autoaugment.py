@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data.batched_ops import OPERATIONS, Floats
+from data.devices import to_device
 
 Integers = np.ndarray[tuple[Any, ...], np.dtype[np.int64]]
 Flags = np.ndarray[tuple[Any, ...], np.dtype[np.bool_]]
@@ -118,7 +119,7 @@ def apply_choices(images: Tensor, choices: Choices) -> Tensor:
 def _apply_each(images: Tensor, numbers: Integers, magnitudes: Floats) -> Tensor:
     """Each image's own operation: images sorted by operation, and each run of one taken at once."""
     order = np.argsort(numbers, kind="stable")
-    orders = torch.from_numpy(np.stack([order, np.argsort(order)])).to(images.device, non_blocking=True)
+    orders = to_device(torch.from_numpy(np.stack([order, np.argsort(order)])), images.device)
     images, magnitudes = images.index_select(0, orders[0]), magnitudes[order]
     ends = np.cumsum(np.bincount(numbers, minlength=_NONE)[:_NONE]).tolist()
     for name, start, end in zip(_NAMES, [0, *ends], ends, strict=False):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.devices import to_device
+
 Floats = np.ndarray[tuple[Any, ...], np.dtype[np.float64]]
 Operation = Callable[[Tensor, Floats], Tensor]
 GREY = 128  # what comes in where a moved image ends
@@ -23,7 +25,7 @@ GREY = 128  # what comes in where a moved image ends
 def _column(values: Floats, images: Tensor) -> Tensor:
     """(B,) numbers as (B, 1, 1, 1) float32 beside the images."""
     column = torch.from_numpy(values.astype(np.float32)).view(-1, 1, 1, 1)
-    return column.to(images.device, non_blocking=True)
+    return to_device(column, images.device)
 
 
 def _matrix(name: str, magnitude: float, height: int, width: int) -> list[float]:
@@ -66,7 +68,7 @@ def _sources(name: str, magnitude: float, height: int, width: int, device: torch
     grid = grid.view(1, -1, 3).bmm(scaled).view(1, height, width, 2)
     pixels = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
     picked = F.grid_sample(pixels, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return picked.flatten().long().to(device)
+    return to_device(picked.flatten().long(), device)
 
 
 def _move(name: str, images: Tensor, magnitudes: Floats) -> Tensor:
@@ -74,7 +76,7 @@ def _move(name: str, images: Tensor, magnitudes: Floats) -> Tensor:
     _, channels, height, width = images.shape
     distinct, which = np.unique(magnitudes, return_inverse=True)
     sources = [_sources(name, float(magnitude), height, width, images.device) for magnitude in distinct]
-    rows = torch.from_numpy(which).to(images.device, non_blocking=True)
+    rows = to_device(torch.from_numpy(which), images.device)
     at = torch.stack(sources).index_select(0, rows)[:, None].expand(-1, channels, -1)
     return F.pad(images.flatten(2), (1, 0), value=GREY).gather(2, at).view_as(images)
 
@@ -124,7 +126,7 @@ def _sharpness(images: Tensor, magnitudes: Floats) -> Tensor:
 def _posterize(images: Tensor, magnitudes: Floats) -> Tensor:
     """The first int(magnitude) bits are kept."""
     masks = torch.from_numpy((256 - 2 ** (8 - magnitudes.astype(np.int64))).astype(np.uint8))
-    return images & masks.view(-1, 1, 1, 1).to(images.device, non_blocking=True)
+    return images & to_device(masks.view(-1, 1, 1, 1), images.device)
 
 
 def _solarize(images: Tensor, magnitudes: Floats) -> Tensor:

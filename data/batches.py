@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from data.augment import Augmentation
+from data.devices import to_device
 from data.images import Images, Indices, MemoryImages
 from data.rng import stream_seed
 from data.stream import Order
@@ -66,6 +67,6 @@ def paired_views(streams: Sequence[Stream], step: int, indices: Indices) -> list
     ]
     views = streams[0].images.get_views(indices, crops)
     return [
-        stream.augmentation.apply(images.to(stream.device, non_blocking=True), own, overwrite=True)
+        stream.augmentation.apply(to_device(images, stream.device), own, overwrite=True)
         for stream, images, own in zip(streams, views, drawn, strict=True)
     ]

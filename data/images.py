@@ -18,6 +18,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data.crops import CentreCrop, quick_centre
 from data.decode import Crop, decode_pixels
+from data.devices import to_device
 from data.fetch import FetchedFolder
 from data.folders import UNFINISHED, Folder, LocalFolder, Place, as_folder, locked
 from data.shards import Dataset, read_manifest, shards_of
@@ -84,9 +85,7 @@ class MemoryImages:
         return self.get_views(indices, [crops])[0]
 
     def get_views(self, indices: Indices, views: Sequence[Crops]) -> list[Tensor]:
-        chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64)).to(
-            self.pixels.device, non_blocking=True
-        )
+        chosen = to_device(torch.as_tensor(np.asarray(indices, dtype=np.int64)), self.pixels.device)
         squares = self.pixels[chosen]
         given = [squares if crops is None else crop_each(squares.cpu(), crops) for crops in views]
         return [view.clone() if view is squares and place else view for place, view in enumerate(given)]

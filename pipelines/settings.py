@@ -234,8 +234,19 @@ class Stage2(Stage):
         10_000,
         description="samples a look, compared with the test images, from seeds not used for the figures",
     )
+    patience: Positive | None = Field(
+        None,
+        description="end after so many looks without a better one, for best_frechet; null: train all `steps`",
+    )
     augment_energy: Augment = Field("none", description="the energy's view of real images")
     augment_ood: Augment = Field("none", description="the seeds' view")
+
+    @field_validator("patience")
+    @classmethod
+    def _looks(cls, patience: int | None, info: ValidationInfo) -> int | None:
+        if patience is not None and info.data.get("select") == "last":
+            raise ValueError("needs select=best_frechet, which looks at the model during training")
+        return patience
 
     @field_validator("until")
     @classmethod

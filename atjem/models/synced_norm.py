@@ -72,7 +72,7 @@ def synchronise_norms(model: nn.Module) -> None:
 def _over_ranks(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (C,), biased variance (C,) and pixels () of all ranks' images (Chan et al. 1979)."""
     var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-    own = torch.cat([mean, var, mean.new_tensor([x.numel() // x.shape[1]])])
+    own = torch.cat([mean, var, mean.new_full((1,), x.numel() // x.shape[1])])
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, own)
     everyone = torch.stack(parts)

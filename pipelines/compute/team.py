@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipelines.causes import cause, innermost
 from pipelines.compute.priority import mark_waiting, remove_groups, remove_mark
@@ -29,6 +29,7 @@ _SETTLE_SECONDS = 5.0  # until Ray knows which nodes are gone
 _MOST_STARTS = 5  # in a row that come to nothing
 _JOIN_SECONDS = 600.0  # that the first start waits for all workers, if nodes are still to join
 _LOOK_SECONDS = 10.0  # between looks for nodes that have joined
+_MEET_SECONDS = 86400  # that a worker waits for others, while they fetch shards: `stall_timeout` finds hangs
 _SAY_SECONDS = 60.0  # between lines that say what is waited for
 
 
@@ -69,6 +70,7 @@ def _run(worker: Worker, context: StageContext, num: int, accumulate: int, *, us
             use_gpu=gpu,
             resources_per_worker=own | ({"memory": memory} if num else {}),
         ),
+        torch_config=TorchConfig(timeout_s=_MEET_SECONDS),
         run_config=RunConfig(
             name=f"{context.checkpoints.parent.name}-{context.checkpoints.name}-{time.time_ns()}",
             storage_path=path,

@@ -13,6 +13,7 @@ from atjem.gate import lacks_gradient, order_difference
 from atjem.models.precision import InPrecision
 from atjem.objectives import Objective, confidence, marginal
 from atjem.robustness import CLEAN, RECOUNT, attacks_of, autoattack, holds_under_pgd
+from data.devices import to_device
 from data.images import Images
 from data.rng import stream_seed
 from pipelines.context import StageContext
@@ -88,7 +89,7 @@ class ClassifierMaker:
         Attacks run in the evaluation's precision, and fp32 decides what they broke.
         """
         settings, indices = self.settings.evaluate.robust, subset[_places(part, batch_size)]
-        x, y = as_float(self.images.get(indices), self.device), self.labels[indices].to(self.device)
+        x, y = as_float(self.images.get(indices), self.device), to_device(self.labels[indices], self.device)
         seed = self.settings.data.seed
         holds = partial(
             holds_under_pgd,

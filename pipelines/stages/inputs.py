@@ -12,6 +12,7 @@ from atjem.models.attack_network import AttackNetwork
 from atjem.models.footprint import fitting_batch
 from atjem.models.precision import InPrecision
 from atjem.models.registry import ModelSpec
+from data.devices import to_device
 from data.images import Images, open_images
 from data.rng import stream_seed
 from data.shards import Dataset
@@ -100,7 +101,7 @@ def published_spec(settings: "Settings", num_classes: int) -> ModelSpec:
 
 def as_float(images: Tensor, device: torch.device) -> Tensor:
     """uint8 pixels to float32 in [0, 1] on the device."""
-    return images.to(device, non_blocking=True).float().div_(255)
+    return to_device(images, device).float().div_(255)
 
 
 def pick_device() -> torch.device:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from atjem.fidelity import FeatureMoments, Statistics, extract, frechet_distance
 from atjem.sampling import quantize, sample_at, sample_trajectory
+from data.devices import to_device
 from data.images import Images, by_shard
 from data.rng import stream_seed
 from data.sources.noise_names import KINDS
@@ -135,7 +136,7 @@ class Sampler:
         places = slice(number * size, (number + 1) * size)
         seeds = self.seeds.images[purpose].get(indices[places])
         labels = self.labels(len(indices))[places]
-        return seeds, as_float(seeds, self.device), labels.to(self.device)
+        return seeds, as_float(seeds, self.device), to_device(labels, self.device)
 
 
 def _pixels(x_t: Tensor, steps: int) -> Tensor:

@@ -30,7 +30,9 @@ class BestModel:
     def __init__(self, context: StageContext) -> None:
         self.context, self.stage = context, context.settings.stage2
         self.curve: FrechetCurve | None = None
-        self.state: dict[str, Any] = {}  # step, frechet_distance, sample_steps
+        self.state: dict[
+            str, Any
+        ] = {}  # step, frechet_distance, sample_steps; looks since without a better one
         self.weights: dict[str, torch.Tensor] = {}
 
     def is_due(self, done: int) -> bool:
@@ -58,7 +60,16 @@ class BestModel:
         if distances[steps] < self.state.get("frechet_distance", float("inf")):
             self.state = {"step": done, "frechet_distance": distances[steps], "sample_steps": steps}
             self.weights = weights_of(model)
+            self.state["looks_since"] = 0
+        else:
+            self.state["looks_since"] += 1
         return distances[steps]
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """After `stage2.patience` looks in a row without a better one."""
+        patience = self.stage.patience
+        return patience is not None and self.state.get("looks_since", 0) >= patience
 
     def snapshot(self) -> Callable[[Path], None]:
         """The best so far, as a function that writes it into a folder."""

@@ -11,6 +11,7 @@ from atjem.models.registry import JointEnergyModel, build_model
 from atjem.published import load_start
 from atjem.training_objective import Batch
 from data.batches import Stream
+from data.devices import to_device
 from data.rng import stream_seed
 from pipelines.context import StageContext
 from pipelines.stages.inputs import as_float, labelled_images, model_spec
@@ -58,6 +59,6 @@ def _batches(context: StageContext, accumulate: int) -> Batches:
 
     def batch(step: int) -> Batch:
         indices = stream.indices(step)
-        return Batch(as_float(stream.view(step, indices), device), labels[indices].to(device))
+        return Batch(as_float(stream.view(step, indices), device), to_device(labels[indices], device))
 
     return batch

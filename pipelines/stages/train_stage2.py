@@ -13,6 +13,7 @@ from atjem.jem import JointEnergyTraining, ReplayBuffer, Sgld
 from atjem.models.registry import ModelSpec
 from atjem.training_objective import Batch, Objective
 from data.batches import Stream, paired_views
+from data.devices import to_device
 from data.images import Images
 from data.rng import stream_seed
 from pipelines.context import StageContext
@@ -141,9 +142,9 @@ def _batches(context: StageContext, accumulate: int) -> Batches:
             x, x_real = classifier.view(step, indices), energy.view(step, real)
         return Batch(
             as_float(x, device),
-            labels[indices].to(device),
+            to_device(labels[indices], device),
             as_float(x_real, device),
-            labels[real].to(device),
+            to_device(labels[real], device),
             as_float(ood.view(step, ood.indices(step)), device),
             stream_seed(settings.seed, f"stage2/noise/{step}"),
         )

@@ -50,7 +50,8 @@ def _publish(context: StageContext, end: int, *, may_diverge: bool) -> dict[str,
     found = sound_checkpoint(context.checkpoints, end)
     if diverged and not (may_diverge and found):
         raise FloatingPointError(f"training {diverged['why']}")
-    if found is None or (found[0] < end and not diverged):
+    course = read_json(found[1] / COURSE_FILE) or {} if found else {}
+    if found is None or (found[0] < end and not diverged and course.get("ended_at") != found[0]):
         at = "before its first checkpoint" if found is None else f"at step {found[0]} of {end}"
         raise Interrupted(f"stopped {at}")
     for file in found[1].iterdir():
@@ -66,7 +67,7 @@ def _publish(context: StageContext, end: int, *, may_diverge: bool) -> dict[str,
         last |= {"selected_step": best["step"], "selected_frechet_distance": best["frechet_distance"]}
     if diverged:
         last["diverged_at_step"] = diverged["step"]
-    returns = (read_json(found[1] / COURSE_FILE) or {}).get("returns", [])
+    returns = course.get("returns", [])
     if returns:
         last["returned_at_step"] = returns[-1]["from"]
     return {"metrics": {**last, "steps": found[0]}, "returns": returns}

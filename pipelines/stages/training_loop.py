@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 DIVERGED_FILE = "diverged.json"
 STALLED_FILE = "stalled.log"
 Batches = Callable[[int], Batch]
+_T = "contrastive_steps"
 _UNSEEN = 50  # steps at most until their metrics are looked at: one wait for the device each time
 _SLOWER = 0.5  # what a return multiplies the learning rate with
 
@@ -119,6 +120,7 @@ class _Loop:
         if found is not None:
             self.done, path = found
             self.state.restore(path, self.device)
+            self.ended = self.state.course.ended_at is not None
         elif self.is_lead:
             self.saver.save(0, self.state)
         self.clock = _Clock(self.done)
@@ -149,8 +151,8 @@ class _Loop:
         self.done += 1
         self.unseen.append((self.done, metrics))
         chooser, last = self.state.chooser, self.done == self.stage.end
-        logging = last or self.done % self.log_every == 0
         looking = chooser is not None and chooser.is_due(self.done)
+        logging = last or looking or self.done % self.log_every == 0
         saving = last or self.done % self.stage.checkpoint_every == 0
         stopping = self.agreement.reached(self.is_lead and self.context.report.stopping())
         examining = logging or looking or saving or stopping or len(self.unseen) >= _UNSEEN
@@ -163,21 +165,18 @@ class _Loop:
         if looking:
             self._look()
         self._tell()
-        if self.is_lead and (saving or stopping):
+        self.ended = stopping or self.state.course.ended_at is not None
+        if self.is_lead and (saving or self.ended):
             self.saver.save(self.done, self.state)
-        self.ended = stopping
 
     def _examine(self, *, weights: bool) -> tuple[int, str] | None:
         """The first unseen step at which something is wrong, and what. weights: look at them too."""
         unseen, self.unseen = self.unseen, []
-        names = [(step, name) for step, metrics in unseen for name in WATCHED if name in metrics]
-        tensors = [metrics[name].double() for _, metrics in unseen for name in WATCHED if name in metrics]
-        values: dict[int, dict[str, float]] = {step: {} for step, _ in unseen}
-        for (step, name), value in zip(names, torch.stack(tensors).tolist(), strict=True):
-            values[step][name] = value
-        for step, metrics in unseen:
-            num_steps = int(metrics["contrastive_steps"]) if "contrastive_steps" in metrics else 0
-            if wrong := self.state.watchdog.look(step, values[step], num_steps):
+        seen = [{name: own[name] for name in (*WATCHED, _T) if name in own} for _, own in unseen]
+        numbers = iter(torch.stack([value.double() for own in seen for value in own.values()]).tolist())
+        for (step, _), own in zip(unseen, seen, strict=True):
+            values = {name: next(numbers) for name in own}
+            if wrong := self.state.watchdog.look(step, values, int(values.pop(_T, 0))):
                 return step, wrong
         if weights and not _is_finite(self.state.learner.model):
             return self.done, f"weights are not finite at step {self.done}; lower optimizer.lr"
@@ -215,7 +214,9 @@ class _Loop:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _log(self, metrics: dict[str, Tensor]) -> None:
-        values = {name: value.item() for name, value in sorted(metrics.items())}
+        names = sorted(metrics)
+        numbers = torch.stack([metrics[name].double() for name in names]).tolist()  # one wait for the device
+        values = dict(zip(names, numbers, strict=True))
         lr = self.state.learner.optimizer.param_groups[0]["lr"]
         self.state.curve.append({"step": self.done, **values, "lr": lr})
         if self.is_lead:
@@ -234,6 +235,11 @@ class _Loop:
             curve.append(point)
         if self.is_lead:
             self.context.report.points(curve[-1:])
+        if chooser.is_out_of_patience:
+            self.state.course.ended_at = self.done
+            if self.is_lead:
+                best = f"the best samples so far are of step {chooser.state['step']}"
+                self.context.report.say(f"ends at step {self.done} of {self.stage.end}: {best}")
 
     def _tell(self) -> None:
         if self.is_lead:
@@ -302,19 +308,27 @@ def _meet() -> None:
 class _Agreement:
     """The first worker's wish to stop, on all workers.
 
-    With several it is known a step later: reading it at once would make every step wait for the one before.
+    With several it is known a step later, when what was told has long been copied to the CPU: to read it on
+    the device would be to wait for the step that runs there.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.told = device, torch.zeros((), device=device)
+        self.device, on_gpu = device, device.type == "cuda"
+        self.told = torch.zeros((), pin_memory=on_gpu)
+        self.copied = torch.cuda.Event() if on_gpu else None
 
     def reached(self, wish: bool) -> bool:
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return wish
-        before = self.told
-        self.told = torch.full_like(before, float(wish))
-        dist.broadcast(self.told, src=0)
-        return bool(before.item())
+        if self.copied:
+            self.copied.synchronize()
+        before = bool(self.told)
+        everyone = torch.full((), float(wish), device=self.device)
+        dist.broadcast(everyone, src=0)
+        self.told.copy_(everyone, non_blocking=True)
+        if self.copied:
+            self.copied.record()
+        return before
 
 
 class _Clock:

@@ -35,10 +35,14 @@ _MEAN_OF = 10  # points of the curve that a checkpoint's figures are the mean of
 
 @dataclass
 class Course:
-    """How a training left the course that its settings describe. `skipped`: batches passed over."""
+    """How a training left the course that its settings describe.
+
+    skipped: batches passed over; ended_at: the step that `stage2.patience` ended it at.
+    """
 
     skipped: int = 0
     returns: list[dict[str, Any]] = field(default_factory=list)  # {from, to, why} steps
+    ended_at: int | None = None
 
 
 @dataclass

@@ -156,8 +156,8 @@ import tests.pipelines.stages.test_training_loop as loop
 from pipelines.stages import train_stage1
 
 sound = train_stage1._batches
-def hangs(context):
-    batches = sound(context)
+def hangs(context, accumulate):
+    batches = sound(context, accumulate)
     return lambda step: time.sleep(1000) if step == 7 else batches(step)
 train_stage1._batches = hangs
 context = loop.make(Path({folder!r}), Path({data!r}), "compute.stall_timeout=3")
