@@ -45,7 +45,7 @@ def main() -> None:
     ray.train.torch.get_device = lambda: torch.device("cpu")
     Learner.step = timed(Learner.step, spent, "steps")  # type: ignore[method-assign]
     batches = train_stage2._batches
-    train_stage2._batches = lambda context: timed(batches(context), spent, "batches")
+    train_stage2._batches = lambda *given: timed(batches(*given), spent, "batches")
     training_loop._make_learner = timed(training_loop._make_learner, spent, "set-up")
     print(f"{'':8}{'steps':>10}{'batches':>10}{'loop':>10}{'share of steps':>16}")
     with session(None, 2, 0, 1):

@@ -32,6 +32,8 @@ ELSEWHERE = {
         "pipelines/stages/reference.py pipelines/stages/tensors.py"
     ),
     "tests/pipelines/workdir/test_shared_store.py: how it moves files": "pipelines/workdir/transfer.py",
+    "tests/pipelines/compute/test_team.py: how many workers a training has": "pipelines/compute/room.py",
+    "tests/data/test_augment.py: its copies to a GPU": "data/devices.py",
     "tests/faults/test_cluster.py: needs a cluster of several nodes": "pipelines/compute/nodes.py",
     "tests/pipelines/compute/test_spread.py: the rule that spread obeys": "pipelines/compute/priority.py",
     "tests/sweeps/test_tune_pgd.py: a real sweep goes through them": (
