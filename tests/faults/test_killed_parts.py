@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,12 @@ def test_killed_parts_are_made_again(tmp_path):
 
     def all_killed() -> bool:
         for child in psutil.Process(process.pid).children(recursive=True):
-            words = " ".join(child.cmdline()) if child.is_running() else ""
-            for stage in set(STAGES) - killed:
-                if f"ray::{stage} parts" in words:
-                    child.kill()
-                    killed.add(stage)
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                words = " ".join(child.cmdline())
+                for stage in set(STAGES) - killed:
+                    if f"ray::{stage} parts" in words:
+                        child.kill()
+                        killed.add(stage)
         return len(killed) == len(STAGES)
 
     wait_for(all_killed, process, log)
