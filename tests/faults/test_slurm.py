@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from tests.support.running import ROOT, reduced_arguments
 from tests.support.servers import free_port, wait_until
 
-STEPS = 400
+STEPS = 600
 DAEMONS = ("munged", "slurmctld", "slurmd")
 pytestmark = [
     pytest.mark.slow,
@@ -116,7 +116,7 @@ def path_of_python() -> str:
 def test_time_limit_ends_with_a_checkpoint_and_the_queued_job_goes_on(slurm, tmp_path):
     """Three minutes, a signal one minute before: SLURM sends it up to a minute earlier."""
     workdir, log = tmp_path / "runs", tmp_path / "log"
-    changes = {"compute__num_workers": 2, "stage2__steps": STEPS, "stage2__checkpoint_every": STEPS}
+    changes = {"stage2__steps": STEPS, "stage2__checkpoint_every": STEPS}
     arguments = [*reduced_arguments(workdir, **changes), "--until", "train_stage2", "--json"]
     options = ["--gpus-per-node=0", "--time=3", "--signal=B:USR1@60", f"--output={log}"]
     job = slurm.ask("sbatch", "--parsable", *options, "deploy/slurm.sbatch", *arguments)
